@@ -1,0 +1,28 @@
+# `make tables` and `make test` set everything up first, in .venv, from Python 3.11 or 3.12 alone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: tables test lint clean
+
+tables: $(VENV)/.installed  ## every table, from the weights in ckpts/
+	$(BIN)/python supp_tbl.py --gpu 0
+
+test: $(VENV)/.installed-dev lint  ## lint and the whole test suite, on the CPU (and CUDA if there)
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) cache supp runs
