@@ -1,0 +1,88 @@
+"""The noise generator: a U-Net modulated by the noise embedding (paper, Sec. 3.2)."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import SFT, NoiseSource, SNConv2d, SNConvTranspose2d, leaky_relu
+
+STAGE_BLOCKS = (4, 3, 2)
+
+
+def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
+    """Standard normal maps, from `generator` (on the maps' device) or the global one."""
+
+    def draw(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+        return torch.randn(shape, device=device, generator=generator)
+
+    return draw
+
+
+class SFTBlock(nn.Module):
+    """x + conv(LReLU(SFT2(conv(LReLU(SFT1(x)))))), each SFT with a noise map of its own."""
+
+    def __init__(self, channels: int, embed_dim: int) -> None:
+        super().__init__()
+        self.sft1 = SFT(channels, embed_dim)
+        self.conv1 = SNConv2d(channels, channels, 3)
+        self.sft2 = SFT(channels, embed_dim)
+        self.conv2 = SNConv2d(channels, channels, 3)
+
+    def forward(self, x: Tensor, z: Tensor, noise: NoiseSource) -> Tensor:
+        shape = (x.shape[0], 1, x.shape[2], x.shape[3])
+        h = self.conv1(leaky_relu(self.sft1(x, z, noise(shape, x.device))))
+        return x + self.conv2(leaky_relu(self.sft2(h, z, noise(shape, x.device))))
+
+
+class NoiseGenerator(nn.Module):
+    """Clean image and noise embedding -> noise residual; noisy = clean + residual.
+
+    width: channels of the first stage, doubled at each of the two others (paper: 64; 7.38 M
+    parameters). embed_dim: dimension d of the embedding.
+    """
+
+    def __init__(self, width: int = 64, embed_dim: int = 128) -> None:
+        super().__init__()
+        k1, k2, k3 = width, 2 * width, 4 * width
+        n1, n2, n3 = STAGE_BLOCKS
+        self.width, self.embed_dim = width, embed_dim
+
+        def blocks(count: int, channels: int) -> nn.ModuleList:
+            return nn.ModuleList(SFTBlock(channels, embed_dim) for _ in range(count))
+
+        self.conv_first = SNConv2d(3, k1, 3)
+        self.blocks1 = blocks(n1, k1)
+        self.conv_down1 = SNConv2d(k1, k2, 4)
+        self.blocks2 = blocks(n2, k2)
+        self.conv_down2 = SNConv2d(k2, k3, 4)
+        self.blocks3 = blocks(n3, k3)
+        self.conv_up2 = SNConvTranspose2d(k3, k2)
+        self.conv_skip2 = SNConv2d(2 * k2, k2, 3)
+        self.blocks2_ = blocks(n2, k2)
+        self.conv_up1 = SNConvTranspose2d(k2, k1)
+        self.conv_skip1 = SNConv2d(2 * k1, k1, 3)
+        self.blocks1_ = blocks(n1, k1)
+        self.conv_last = SNConv2d(k1, 3, 1)
+
+    def forward(self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """clean (B, 3, H, W) in [0, 1], H and W divisible by 4; z (B, d) -> residual (B, 3, H, W).
+
+        noise: callable(shape (B, 1, H, W), device) -> noise map of one SFT layer; None draws
+        standard normals. These maps are the only source of randomness.
+        """
+        if clean.shape[2] % 4 or clean.shape[3] % 4:
+            raise ValueError(f"height and width must divide by 4, got {tuple(clean.shape)}")
+        noise = noise or normal_noise()
+
+        def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+            for block in blocks:
+                x = block(x, z, noise)
+            return x
+
+        x1 = run(self.blocks1, self.conv_first(2 * clean - 1))
+        x2 = run(self.blocks2, self.conv_down1(x1))
+        x3 = run(self.blocks3, self.conv_down2(x2))
+        y2 = self.conv_skip2(leaky_relu(torch.cat([self.conv_up2(x3), x2], dim=1)))
+        y2 = run(self.blocks2_, y2)
+        y1 = self.conv_skip1(leaky_relu(torch.cat([self.conv_up1(y2), x1], dim=1)))
+        y1 = run(self.blocks1_, y1)
+        return self.conv_last(leaky_relu(y1))

@@ -1,0 +1,118 @@
+"""What trains and what is used: key queue, momentum update, and noise transfer itself."""
+
+from pathlib import Path
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.encoder import NoiseEncoder
+from models.generator import NoiseGenerator
+from models.layers import NoiseSource, shared_spectral_norm
+from utils.checkpoint import load_state, load_weights
+from utils.errors import UserError
+
+MIN_REFERENCE = 16  # pixels a side; below it the encoder's last stage has too little to average
+
+
+class KeyQueue(nn.Module):
+    """The dictionary of past keys (MoCo, He et al. 2020, arXiv:1911.05722): first in, first out.
+
+    queue: (d, K) unit columns, random at first; pointer: the column that the next key replaces.
+    """
+
+    def __init__(self, embed_dim: int = 128, size: int = 4096) -> None:
+        super().__init__()
+        self.register_buffer("queue", F.normalize(torch.randn(embed_dim, size), dim=0))
+        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """keys (N, d), N <= K: replace the oldest N columns, across the end where it comes."""
+        size = self.queue.shape[1]
+        if len(keys) > size:
+            raise ValueError(f"{len(keys)} keys do not fit a queue of {size}")
+        columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[:, columns] = keys.T.to(self.queue.dtype)
+        self.pointer.copy_((self.pointer + len(keys)) % size)
+
+
+@torch.no_grad()
+def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, m: float) -> None:
+    """theta_k <- m theta_k + (1 - m) theta_q; spectral-norm vectors stay each encoder's own."""
+    keys, queries = list(key_encoder.parameters()), list(query_encoder.parameters())
+    torch._foreach_lerp_(keys, queries, 1 - m)
+
+
+class NoiseTransfer(nn.Module):
+    """Put the noise of one noisy reference on any clean image (paper, Eq. for inference).
+
+    Evaluation mode throughout: using it does not move the spectral-norm vectors.
+    """
+
+    def __init__(self, key_encoder: NoiseEncoder, generator: NoiseGenerator) -> None:
+        super().__init__()
+        self.key_encoder, self.generator = key_encoder, generator
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode; see the class."""
+        return super().train(False)
+
+    @classmethod
+    def from_checkpoint(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
+        """From a folder with `encoder_k.pt` and `VUNet.pt`; width and d are read off the files."""
+        folder = Path(folder)
+        networks = []
+        for network, file, first in (
+            (NoiseEncoder, "encoder_k.pt", "pre_noise.conv2d.weight_orig"),
+            (NoiseGenerator, "VUNet.pt", "conv_first.conv2d.weight_orig"),
+        ):
+            state = load_state(folder / file)
+            gamma = next((k for k in state if "convs_gamma.0.conv2d.weight_orig" in k), None)
+            if first not in state or gamma is None:
+                raise UserError(f"{folder / file}: not the weights of a {network.__name__}")
+            net = network(width=state[first].shape[0], embed_dim=state[gamma].shape[1])
+            load_weights(net, folder / file)
+            networks.append(net)
+        encoder, generator = networks
+        if encoder.embed_dim != generator.embed_dim:
+            raise UserError(
+                f"{folder}: encoder_k.pt embeds into {encoder.embed_dim} dimensions, VUNet.pt "
+                f"expects {generator.embed_dim}; take both from one training run"
+            )
+        return cls(encoder, generator).requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def embed(self, reference: Tensor) -> Tensor:
+        """Noisy reference (B, 3, H, W) in [0, 1], at least 16 pixels a side -> z (B, d)."""
+        if min(reference.shape[-2:]) < MIN_REFERENCE:
+            raise ValueError(
+                f"a reference needs {MIN_REFERENCE} pixels a side, got {tuple(reference.shape)}"
+            )
+        with shared_spectral_norm(self.key_encoder):
+            return self.key_encoder.embed(reference)[1]
+
+    @torch.no_grad()
+    def generate(self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """clean (B, 3, H, W) in [0, 1], z (B, d) or (1, d) -> noisy image, clipped to [0, 1].
+
+        Sizes that do not divide by 4 are padded (reflected) and cropped.
+        """
+        height, width = clean.shape[-2:]
+        right, bottom = -width % 4, -height % 4
+        # Reflection needs more pixels than it adds; slivers are replicated instead.
+        mode = "reflect" if min(height, width) > 3 else "replicate"
+        padded = F.pad(clean, (0, right, 0, bottom), mode=mode) if right or bottom else clean
+        with shared_spectral_norm(self.generator):
+            residual = self.generator(padded, z.expand(len(clean), -1), noise)
+        return (clean + residual[..., :height, :width]).clamp(0, 1)
+
+    def transfer(
+        self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """clean (B, 3, H, W) with the noise of reference (B or 1, 3, H', W') -> noisy in [0, 1]."""
+        return self.generate(clean, self.embed(reference), noise)
+
+    forward = transfer

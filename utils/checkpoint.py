@@ -1,0 +1,94 @@
+"""Reading and writing weights and training state: weights only, never pickled code."""
+
+import hashlib
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """A state dict from disk, on the CPU; official and own files alike.
+
+    A `module.` prefix (from DataParallel) is dropped, half precision becomes float32.
+    Raises UserError if the file is missing, damaged, or holds anything but named tensors.
+    """
+    state = read_torch_file(path)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{path}: expected a plain state dict (names -> tensors); is it weights?")
+    return {
+        key.removeprefix("module."): value.float() if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+
+
+def read_torch_file(path: str | Path) -> object:
+    """`torch.load` on the CPU with weights_only, its many failures turned into one UserError."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; train one first or name another folder")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path}: not a weights-only checkpoint (damaged, or it holds pickled objects that are "
+            "not loaded for safety); download or train it again"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{path}: damaged checkpoint ({reason}); download or train it again"
+        ) from error
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Load a state dict into `network`; a mismatch names file, key and both shapes."""
+    state, own = load_state(path), network.state_dict()
+    kind = type(network).__name__
+    missing, foreign = own.keys() - state.keys(), state.keys() - own.keys()
+    if missing or foreign:
+        example = f"lacks {min(missing)}" if missing else f"has a foreign {min(foreign)}"
+        raise UserError(
+            f"{path}: not the weights of {kind}: {len(own) - len(missing)} of {len(own)} keys "
+            f"match, it {example}; is it another network's file?"
+        )
+    for key, value in own.items():
+        if state[key].shape != value.shape:
+            raise UserError(
+                f"{path}: {key} is {tuple(state[key].shape)}, {kind} of this width has "
+                f"{tuple(value.shape)}; choose the width (and embedding size) it was trained with"
+            )
+    network.load_state_dict(state)
+
+
+def save_atomically(content: object, path: str | Path) -> None:
+    """`torch.save` to a temporary file beside it, then rename: never a half-written file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError | RuntimeError):
+            raise UserError(
+                f"{path}: could not be written ({error}); the old one is kept"
+            ) from error
+        raise
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
