@@ -1,0 +1,47 @@
+"""Augmentations as batched tensor operations; every draw comes from an explicit generator."""
+
+import torch
+from torch import Tensor
+
+
+def draw_flip_turn(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Flips (n,) bool with p 0.5 and quarter turns (n,) in 0..3."""
+    flip = torch.rand(n, generator=generator) < 0.5
+    return flip, torch.randint(4, (n,), generator=generator)
+
+
+def flip_turn(images: Tensor, flip: Tensor, turns: Tensor) -> Tensor:
+    """Flip left-right where `flip`, then turn counter-clockwise by quarter turns.
+
+    images: (B, C, P, P), square; flip: (B,) bool; turns: (B,) in 0..3.
+    """
+    out = torch.empty_like(images)
+    group = (turns + 4 * flip).cpu()
+    for g in group.unique().tolist():
+        rows = (group == g).nonzero().squeeze(1).to(images.device)
+        part = images[rows]
+        part = part.flip(-1) if g >= 4 else part
+        out[rows] = torch.rot90(part, g % 4, dims=(2, 3))
+    return out
+
+
+def cutmix_mask(n: int, patch: int, generator: torch.Generator, p: float = 0.5) -> Tensor:
+    """(n, 1, patch, patch) bool: True in a box of U[P/4, 3P/4) pixels a side, with p."""
+    low, high = patch // 4, 3 * patch // 4
+    side = torch.randint(low, max(high, low + 1), (2, n), generator=generator)
+    start = (torch.rand(2, n, generator=generator) * (patch - side + 1)).long()
+    axis = torch.arange(patch)
+    inside = (axis >= start[..., None]) & (axis < (start + side)[..., None])  # (2, n, P)
+    used = torch.rand(n, generator=generator) < p
+    return (inside[0][:, :, None] & inside[1][:, None, :] & used[:, None, None]).unsqueeze(1)
+
+
+def dequantise(clean: Tensor, noisy: Tensor, generator: torch.Generator) -> Tensor:
+    """Undo 8-bit steps: add U(-0.5, 0.5)/255 where there is noise, and clip (method 4, real item).
+
+    There is noise where |noisy - clean|, summed over channels, exceeds 1e-3; elsewhere (clipped
+    highlights, mostly) the sensor saw none and none is invented.
+    """
+    has_noise = (noisy - clean).abs().sum(dim=1, keepdim=True) > 1e-3
+    dither = torch.rand(noisy.shape, device=noisy.device, generator=generator) - 0.5
+    return torch.where(has_noise, noisy + dither / 255, noisy).clamp(0, 1)

@@ -1,0 +1,185 @@
+"""Training items (method 4 and 5): batches of patches from the stores of photos and real pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.augment import cutmix_mask, dequantise, draw_flip_turn, flip_turn
+from data.noise import GENERATOR_NOISE, NoiseModelDistribution, add_noise
+from data.store import ImageStore
+from utils.filters import gaussian_blur
+from utils.seeding import Randomness
+
+P_REAL = 320 / 1120  # 320 pairs of SIDD-Medium among 1120 items, drawn with replacement
+P_SIDD_CLEAN = 0.2  # a synthetic item's patch comes from a blurred SIDD clean image
+BLUR = 21, 3.5  # size and sigma of the Gaussian that takes the last noise off SIDD's clean images
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """clean, its own noisy1, noisy2: another place under the same kind of noise. (B, 3, P, P)."""
+
+    clean: Tensor
+    noisy1: Tensor
+    noisy2: Tensor
+
+
+def uniform_index(count: Tensor, generator: torch.Generator) -> Tensor:
+    """An index in [0, count) for each element of `count` (any shape, int64)."""
+    u = torch.rand(count.shape, generator=generator, dtype=torch.float64)
+    return (u * count).long()
+
+
+class PatchSource:
+    """Random flipped and turned patches of an `ImageStore`, on the training device.
+
+    store: uint8 images; patch: P, pixels a side.
+    """
+
+    def __init__(self, store: ImageStore, patch: int, device: torch.device) -> None:
+        self.store, self.patch, self.device = store, patch, device
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def place(self, index: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+        """A uniformly drawn top left corner in each image `index` (B,)."""
+        room = self.store.sizes[index] - self.patch + 1  # (B, 2)
+        return uniform_index(room, rng.choices).unbind(1)
+
+    def read(self, index: Tensor, top: Tensor, left: Tensor, margin: int = 0) -> Tensor:
+        """(B, 3, P + 2 margin, ...) float32 in [0, 1] on the device."""
+        crops = self.store.crop(index, top, left, self.patch, margin)
+        crops = crops.to(self.device, non_blocking=True)
+        return crops.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+    def patches(self, index: Tensor, rng: Randomness, blur: bool = False) -> Tensor:
+        """One augmented patch of each image `index`; blurred as the whole image would be."""
+        top, left = self.place(index, rng)
+        if blur:
+            x = self.read(index, top, left, margin=BLUR[0] // 2)
+            x = gaussian_blur(x, *BLUR, padding="valid")
+        else:
+            x = self.read(index, top, left)
+        return flip_turn(x, *draw_flip_turn(len(index), rng.choices))
+
+
+class RealItems:
+    """Real items: two views of noise of one kind, from pairs [clean 0, noisy 0, clean 1, ...].
+
+    kinds: a label a pair; pairs with equal labels share their noise (SIDD: the same ISO).
+    """
+
+    def __init__(
+        self, store: ImageStore, kinds: Sequence[str], patch: int, device: torch.device
+    ) -> None:
+        if len(store) != 2 * len(kinds):
+            raise ValueError(f"{len(store)} images are not {len(kinds)} pairs")
+        self.source = PatchSource(store, patch, device)
+        order = sorted(range(len(kinds)), key=lambda i: kinds[i])
+        sorted_kinds = [kinds[i] for i in order]
+        self.members = torch.tensor(order)  # pairs, those of one kind side by side
+        self.first = torch.tensor([sorted_kinds.index(k) for k in kinds])
+        self.count = torch.tensor([sorted_kinds.count(k) for k in kinds])
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def same_kind(self, pair: Tensor, rng: Randomness) -> Tensor:
+        """A random pair of the same kind for each pair (B,), itself included."""
+        return self.members[self.first[pair] + uniform_index(self.count[pair], rng.choices)]
+
+    def augmented_pair(self, pair: Tensor, rng: Randomness) -> Tensor:
+        """(B, 6, P, P): an aligned patch, clean and noisy in channels, flipped and turned."""
+        top, left = self.source.place(2 * pair, rng)
+        both = self.source.read(
+            torch.cat([2 * pair, 2 * pair + 1]), torch.cat([top, top]), torch.cat([left, left])
+        )
+        both = torch.cat(both.chunk(2), dim=1)
+        return flip_turn(both, *draw_flip_turn(len(pair), rng.choices))
+
+    def view(self, pair: Tensor, alpha: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+        """One augmented view (clean, noisy) of each pair (B,); alpha (B,) scales its noise.
+
+        The CutMix box shows the same region of a second augmented patch of the pair: any place of
+        the image, whole and properly turned, whatever the box's shape.
+        """
+        both = self.augmented_pair(pair, rng)
+        box = cutmix_mask(len(pair), self.source.patch, rng.choices)
+        mixed = box.any(dim=(1, 2, 3)).nonzero().squeeze(1)
+        if len(mixed):
+            second = self.augmented_pair(pair[mixed], rng)
+            at, inside = mixed.to(both.device), box[mixed].to(both.device)
+            both[at] = torch.where(inside, second, both[at])
+        clean, noisy = both.chunk(2, dim=1)
+        noisy = torch.lerp(clean, noisy, alpha.to(both.device)[:, None, None, None])
+        return clean, dequantise(clean, noisy, rng.pixels)
+
+    def triplets(self, n: int, rng: Randomness) -> Triplet:
+        pair = torch.randint(len(self), (n,), generator=rng.choices)
+        scaled = torch.rand(n, generator=rng.choices) < 0.5
+        alpha = torch.where(scaled, 0.8 + 0.2 * torch.rand(n, generator=rng.choices), 1.0)
+        clean, noisy1 = self.view(pair, alpha, rng)
+        _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng)
+        return Triplet(clean, noisy1, noisy2)
+
+
+class SyntheticItems:
+    """Synthetic items: two independent clean patches under fresh noise of one drawn model.
+
+    photos: clean photographs (DIV2K); real: its clean images, blurred, give P_SIDD_CLEAN of the
+    patches where there are any.
+    """
+
+    def __init__(
+        self,
+        photos: PatchSource,
+        real: RealItems | None = None,
+        noise: NoiseModelDistribution = GENERATOR_NOISE,
+    ) -> None:
+        self.photos, self.real, self.noise = photos, real, noise
+
+    def clean_patches(self, n: int, rng: Randomness) -> Tensor:
+        index = torch.randint(len(self.photos), (n,), generator=rng.choices)
+        out = self.photos.patches(index, rng)
+        if self.real is not None:
+            chosen = torch.rand(n, generator=rng.choices) < P_SIDD_CLEAN
+            at = chosen.nonzero().squeeze(1)
+            if len(at):
+                pair = torch.randint(len(self.real), (len(at),), generator=rng.choices)
+                out[at.to(out.device)] = self.real.source.patches(2 * pair, rng, blur=True)
+        return out
+
+    def triplets(self, n: int, rng: Randomness) -> Triplet:
+        model = self.noise.draw(n, rng.choices)
+        clean, other = self.clean_patches(n, rng), self.clean_patches(n, rng)
+        return Triplet(
+            clean, add_noise(clean, model, rng.pixels), add_noise(other, model, rng.pixels)
+        )
+
+
+class GeneratorItems:
+    """Items of `train_noiseTransfer.py`: real with probability p_real, else synthetic."""
+
+    def __init__(
+        self, synthetic: SyntheticItems | None, real: RealItems | None, p_real: float = P_REAL
+    ) -> None:
+        if synthetic is None and real is None:
+            raise ValueError("neither photos nor pairs")
+        self.synthetic, self.real = synthetic, real
+        self.p_real = 0.0 if real is None else 1.0 if synthetic is None else p_real
+
+    def triplets(self, n: int, rng: Randomness) -> Triplet:
+        n_real = int((torch.rand(n, generator=rng.choices) < self.p_real).sum())
+        parts = []
+        if n_real:
+            parts.append(self.real.triplets(n_real, rng))
+        if n_real < n:
+            parts.append(self.synthetic.triplets(n - n_real, rng))
+        return Triplet(
+            torch.cat([p.clean for p in parts]),
+            torch.cat([p.noisy1 for p in parts]),
+            torch.cat([p.noisy2 for p in parts]),
+        )

@@ -1,0 +1,258 @@
+"""Images decoded once into one memory-mapped file, from which batches of crops are copied."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.images import read_image, read_image_size, uint16_to_uint8
+
+FORMAT = 1  # of the files below; part of the fingerprint
+IMAGES_FILE, INDEX_FILE = "images.u8", "index.json"
+
+
+class ImageStore:
+    """uint8 RGB images of any sizes in one memory-mapped file; made and found by `open`.
+
+    A store is a folder with `images.u8`, the (H, W, 3) images back to back, and `index.json`, their
+    files and sizes. It is read-only, shared by all processes that map it, and may be deleted
+    whenever no run uses it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        try:
+            index = json.loads((self.folder / INDEX_FILE).read_text())
+            self.files = [Path(file) for file in index["files"]]
+            sizes = np.array(index["sizes"], np.int64).reshape(len(self.files), 2)
+            self._flat = np.memmap(self.folder / IMAGES_FILE, np.uint8, mode="r").view(np.ndarray)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.folder}: not a complete image store ({error}); delete this folder and run "
+                "again"
+            ) from error
+        offsets = np.concatenate([[0], (sizes.prod(axis=1) * 3).cumsum()])
+        if self._flat.size != offsets[-1]:
+            raise UserError(
+                f"{self.folder / IMAGES_FILE}: {self._flat.size} bytes, expected {offsets[-1]}; "
+                "delete this folder and run again"
+            )
+        self.sizes = torch.from_numpy(sizes)  # (n, 2) int64: H, W
+        self._images = [
+            self._flat[start:end].reshape(h, w, 3)
+            for start, end, (h, w) in zip(offsets[:-1], offsets[1:], sizes.tolist(), strict=True)
+        ]
+
+    @classmethod
+    def open(
+        cls,
+        files: Sequence[Path],
+        cache: Path,
+        name: str = "images",
+        min_size: int = 1,
+        progress: bool = True,
+    ) -> "ImageStore":
+        """The store of `files`, in their order, below `cache`; decoded there if it is not yet.
+
+        It is made anew when a file's path, size or time of change differs. 16-bit images are
+        rounded to 8 bits. min_size: the shortest side that an image may have, the patch size.
+        UserError: no files, an unreadable or too small image, a cache folder that cannot be
+        written or is too small. What is half made is removed. Processes may race for one store.
+        """
+        files, cache = [Path(os.path.abspath(file)) for file in files], Path(cache)
+        if not files:
+            raise UserError(f"{name}: no images to put into {cache}; give a folder with images")
+        folder = cache / f"{name}-{_fingerprint(files)}"
+        if not (folder / INDEX_FILE).is_file():
+            sizes = [read_image_size(file) for file in files]
+            _require_min_size(files, sizes, min_size)
+            try:
+                _build(folder, files, 3 * sum(h * w for h, w in sizes), progress)
+            except OSError as error:
+                raise UserError(
+                    f"{folder}: cannot be written ({error.strerror or error}); choose another "
+                    "cache folder"
+                ) from error
+        store = cls(folder)
+        _require_min_size(files, store.sizes.tolist(), min_size)
+        return store
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.folder,)  # a worker maps the file again
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images."""
+        return self._flat.size
+
+    def image(self, i: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB, a read-only view of the file."""
+        return self._images[i]
+
+    def crop(self, index: Tensor, top: Tensor, left: Tensor, size: int, margin: int = 0) -> Tensor:
+        """Crops of images `index` (B,), with corners `top`, `left` (B,): (B, 3, S, S) uint8.
+
+        S = size + 2 margin: the margin lies around the size x size crop and is reflected at the
+        image's borders (numpy's "reflect"), so that a filter of that radius gives on the crop what
+        it gives on the whole image. The result is channels_last in memory. ValueError if a crop
+        leaves its image.
+        """
+        corner = torch.stack([top, left], dim=1)
+        _require_inside(corner, size, self.sizes[index])
+        side = size + 2 * margin
+        out = np.empty((len(index), side, side, 3), np.uint8)
+        for crop, i, (y, x) in zip(out, index.tolist(), (corner - margin).tolist(), strict=True):
+            image = self._images[i]
+            height, width, _ = image.shape
+            if y >= 0 and x >= 0 and y + side <= height and x + side <= width:
+                crop[:] = image[y : y + side, x : x + side]
+            else:
+                n, offset = torch.tensor(image.shape[:2]), torch.arange(side)
+                rows, columns = _reflected(torch.tensor([[y], [x]]) + offset, n[:, None]).numpy()
+                crop[:] = image[rows[:, None], columns]
+        return torch.from_numpy(out).permute(0, 3, 1, 2)
+
+    def to(self, device: torch.device | str) -> "DeviceImageStore":
+        """All images (`nbytes`) in the memory of `device`, where crops are then gathered."""
+        return DeviceImageStore(self, device)
+
+
+class DeviceImageStore:
+    """The images of an `ImageStore` in a device's memory; `sizes` and `crop` are the same."""
+
+    def __init__(self, store: ImageStore, device: torch.device | str) -> None:
+        self.device, self.sizes = torch.device(device), store.sizes
+        ends = (3 * store.sizes.prod(dim=1)).cumsum(0)
+        self._starts = torch.cat([ends.new_zeros(1), ends[:-1]])
+        self._flat = torch.empty(store.nbytes, dtype=torch.uint8, device=self.device)
+        for i, (start, end) in enumerate(zip(self._starts.tolist(), ends.tolist(), strict=True)):
+            self._flat[start:end] = torch.from_numpy(store.image(i).copy()).flatten()
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def crop(self, index: Tensor, top: Tensor, left: Tensor, size: int, margin: int = 0) -> Tensor:
+        """As `ImageStore.crop`, from indices on the CPU; the result is on the device."""
+        corner, sizes = torch.stack([top, left], dim=1), self.sizes[index]
+        _require_inside(corner, size, sizes)
+        numbers = torch.cat([corner - margin, sizes, self._starts[index, None]], dim=1)
+        y, x, height, width, start = numbers.to(self.device).T[..., None]  # (B, 1) each
+        offset = torch.arange(size + 2 * margin, device=self.device)
+        rows, columns = _reflected(y + offset, height), _reflected(x + offset, width)
+        pixel = rows[:, :, None] * width[:, None] + columns[:, None]
+        channel = torch.arange(3, device=self.device)
+        at = start[:, None, None] + 3 * pixel[..., None] + channel
+        return self._flat[at].permute(0, 3, 1, 2)
+
+
+def check_pair_sizes(store: ImageStore) -> None:
+    """UserError unless images 2k and 2k + 1 of the store, a pair, are of equal size for all k."""
+    if len(store) % 2:
+        raise ValueError(f"{len(store)} images are not pairs")
+    clean, noisy = store.sizes[0::2], store.sizes[1::2]
+    for k in (clean != noisy).any(dim=1).nonzero().flatten().tolist()[:1]:
+        (h1, w1), (h2, w2) = clean[k].tolist(), noisy[k].tolist()
+        raise UserError(
+            f"{store.files[2 * k + 1]}: {w2}x{h2} pixels, but its clean partner "
+            f"{store.files[2 * k]} has {w1}x{h1}; fetch both again or remove the pair"
+        )
+
+
+def _require_inside(corner: Tensor, size: int, sizes: Tensor) -> None:
+    if bool(((corner < 0) | (corner + size > sizes)).any()):
+        raise ValueError(f"a {size}x{size} crop leaves its image")
+
+
+def _reflected(i: Tensor, n: Tensor) -> Tensor:
+    """Indices reflected into [0, n) about the first and the last pixel, as often as it takes."""
+    i = i % (2 * n - 2).clamp(min=1)
+    return torch.minimum(i, 2 * n - 2 - i)
+
+
+def _fingerprint(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256(f"format {FORMAT}\n".encode())
+    for file in files:
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error})") from error
+        digest.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _require_min_size(files: Sequence[Path], sizes: Sequence, min_size: int) -> None:
+    for file, (height, width) in zip(files, sizes, strict=True):
+        if min(height, width) < min_size:
+            raise UserError(
+                f"{file}: {width}x{height} pixels, smaller than the {min_size}x{min_size} patch; "
+                "remove it or train on smaller patches"
+            )
+
+
+def _decode(file: Path) -> np.ndarray:
+    image = read_image(file)
+    return uint16_to_uint8(image) if image.dtype == np.uint16 else image
+
+
+def _decoded(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """The images in order, decoded by threads, two more at a time than there are threads."""
+    threads = min(8, os.cpu_count() or 1)  # OpenCV lets go of the interpreter lock
+    pool = ThreadPoolExecutor(threads)
+    try:
+        pending: deque = deque()
+        for file in files:
+            pending.append(pool.submit(_decode, file))
+            if len(pending) == threads + 2:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _build(folder: Path, files: Sequence[Path], nbytes: int, progress: bool) -> None:
+    """Decode `files` into a new store; complete under its name or not there at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < nbytes:
+        raise UserError(
+            f"{folder.parent}: {nbytes / 1e9:.1f} GB needed to decode {len(files)} images, "
+            f"{free / 1e9:.1f} GB free; choose another cache folder"
+        )
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        temporary.mkdir()
+        sizes = []
+        with (
+            open(temporary / IMAGES_FILE, "wb") as out,
+            tqdm(total=len(files), desc="decode", unit="img", delay=2, disable=not progress) as bar,
+            contextlib.closing(_decoded(files)) as images,
+        ):
+            for image in images:
+                out.write(image.data)
+                sizes.append(image.shape[:2])
+                bar.update()
+        index = {"files": [str(file) for file in files], "sizes": sizes}
+        (temporary / INDEX_FILE).write_text(json.dumps(index))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not (folder / INDEX_FILE).is_file():  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

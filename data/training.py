@@ -1,0 +1,68 @@
+"""Which images a training run uses: found by flags or below train_images/, decoded once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from data.folders import PairFile, find_training_data, photo_folder
+from data.items import PatchSource, RealItems
+from data.sample import write_sample
+from data.store import ImageStore, check_pair_sizes
+from utils.errors import UserError
+
+
+def find_pairs_and_photos(
+    train_images: Path,
+    pairs: Sequence[Path] = (),
+    photos: Sequence[Path] = (),
+    sample_cache: Path | None = None,
+) -> tuple[list[PairFile], list[Path]]:
+    """Files of the named folders; whichever kind is not named is searched for in `train_images`.
+
+    sample_cache: where the bundled sample is written and taken from should `train_images` not
+    exist (None: that is an error). Prints a line a data set. UserError as from data.folders.
+    """
+    pair_files = [p for folder in pairs for p in require(find_training_data(folder).pairs, folder)]
+    photo_files = [p for folder in photos for p in photo_folder(folder)]
+    for folder in (*pairs, *photos):
+        print(f"Training on {folder}")
+    if pairs and photos:
+        return pair_files, photo_files
+    if sample_cache is not None and not train_images.is_dir():
+        print(f"{train_images} does not exist: using the bundled sample")
+        train_images = write_sample(sample_cache) / "train_images"
+    found = find_training_data(train_images)
+    for line in found.described:
+        print(f"Found in {train_images}: {line}")
+    return pair_files if pairs else found.pairs, photo_files if photos else found.photos
+
+
+def require(pairs: list[PairFile], folder: Path) -> list[PairFile]:
+    if not pairs:
+        raise UserError(
+            f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/"
+        )
+    return pairs
+
+
+def open_real_items(
+    pairs: Sequence[PairFile], patch: int, cache: Path, device: torch.device
+) -> RealItems | None:
+    """None without pairs. UserError for an image smaller than the patch, and unequal sides."""
+    if not pairs:
+        return None
+    files = [file for pair in pairs for file in (pair.clean, pair.noisy)]
+    store = ImageStore.open(files, cache, "pairs", min_size=patch)
+    check_pair_sizes(store)
+    return RealItems(store, [pair.kind for pair in pairs], patch, device)
+
+
+def open_photos(
+    photos: Sequence[Path], patch: int, cache: Path, device: torch.device
+) -> PatchSource | None:
+    """None without photographs. UserError for an image smaller than the patch."""
+    if not photos:
+        return None
+    store = ImageStore.open(photos, cache, "photos", min_size=patch)
+    return PatchSource(store, patch, device)

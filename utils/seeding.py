@@ -1,0 +1,27 @@
+"""Randomness derived from (seed, rank, step): a resumed run needs no saved random state."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The generators of one step: choices (which image, where) on the CPU, pixels on the device."""
+
+    choices: torch.Generator
+    pixels: torch.Generator
+
+
+def derived_seed(*numbers: int) -> int:
+    """A 63-bit seed that depends on all `numbers` (non-negative), in order."""
+    words = np.random.SeedSequence(numbers).generate_state(2, np.uint32).astype(np.uint64)
+    return int((words[0] << np.uint64(31)) ^ words[1])
+
+
+def randomness(*numbers: int, device: torch.device | str = "cpu") -> Randomness:
+    """Generators for, say, (seed, rank, step); equal numbers give equal draws."""
+    choices = torch.Generator().manual_seed(derived_seed(*numbers, 0))
+    pixels = torch.Generator(device).manual_seed(derived_seed(*numbers, 1))
+    return Randomness(choices, pixels)
