@@ -1,0 +1,126 @@
+"""Command lines from dataclasses, presets, the device, and what identifies a run."""
+
+import dataclasses
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import tyro
+
+from utils.errors import UserError
+
+C = TypeVar("C")
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "piq",
+    "pytorch-ignite",
+    "opencv-python-headless",
+)
+
+
+def parse(
+    config: type[C],
+    argv: list[str] | None = None,
+    presets: Mapping[str, Mapping[str, Any]] | None = None,
+    debug: Mapping[str, Any] | None = None,
+) -> C:
+    """The command line as a `config` instance; --help and errors are tyro's.
+
+    presets: values that `--preset NAME` puts in place of the defaults; debug: values that
+    `--debug` puts on top. Flags given explicitly win over both. `config` declares the fields
+    `preset` and `debug` where these are used.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    values: dict[str, Any] = {}
+    if presets is not None:
+        name = _peek(argv, "--preset")
+        if name in presets:  # tyro refuses an unknown one
+            values |= {"preset": name, **presets[name]}
+    if debug is not None and "--debug" in argv:
+        values |= {"debug": True, **debug}
+    if not values:
+        return tyro.cli(config, args=argv)
+    return tyro.cli(config, args=argv, default=dataclasses.replace(config(), **values))
+
+
+def print_config(config: Any) -> None:
+    """A line a field, as `--dry-run` shows it."""
+    for name, value in dataclasses.asdict(config).items():
+        print(f"{name} = {value}")
+
+
+def _peek(argv: list[str], flag: str) -> str | None:
+    """The value of `--flag VALUE` or `--flag=VALUE`, before the command line is parsed."""
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def choose_device(gpu: str) -> torch.device:
+    """`--gpu 0` -> cuda:0, or the CPU, said in one line, where there is no CUDA.
+
+    Of a list such as 0,1 the first is used, said in one line. Raises UserError for anything else
+    but `cpu`, and for a GPU that is not there.
+    """
+    if gpu == "cpu":
+        return torch.device("cpu")
+    numbers = [word.strip() for word in gpu.split(",")]
+    if not all(number.isdecimal() for number in numbers):
+        raise UserError(f"--gpu {gpu}: expected a device number such as 0, or cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    missing = [number for number in numbers if int(number) >= count]
+    # Without CUDA, a list with device 0, the default, is no mistake; another device alone is.
+    if missing and (count or "0" not in numbers):
+        here = f"the GPUs here are 0 to {count - 1}" if count else "there is no CUDA GPU here"
+        raise UserError(f"--gpu {gpu}: no GPU {', '.join(missing)}, {here}; name another, or cpu")
+    if not count:
+        print("No CUDA GPU found: running on the CPU.")
+        return torch.device("cpu")
+    if len(numbers) > 1:
+        print(f"One process on one GPU: using GPU {numbers[0]} of {gpu}.")
+    return torch.device("cuda", int(numbers[0]))
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit, command and hardware, to stand beside every result."""
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "missing"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": git_commit(),
+        "hardware": gpu or f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def git_commit() -> str:
+    """The commit of this code, with `-dirty` when files differ from it; "unknown" outside git."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()
