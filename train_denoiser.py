@@ -1,0 +1,246 @@
+"""Train a denoiser on real noise, transferred to clean patches (method: paper, Sec. 4.3).
+
+    python train_denoiser.py --gpu 0                          # the paper's setting
+    python train_denoiser.py --preset lite --run runs/sidd_lite
+    python train_denoiser.py --debug                          # a minute, exercises everything
+
+Input: NoiseTransfer's noise on a clean patch; its reference is another noisy image of the same
+kind (same ISO), never the patch's own. Target: the clean patch. The same command resumes an
+interrupted run. The run folder ends up with <denoiser>_g.pt (for `--sidd FOLDER` of supp_tbl.py and
+`--checkpoint` of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
+"""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.folders import PairedTestSet, find_test_sets
+from data.items import RealItems
+from data.training import find_pairs_and_photos, open_real_items
+from models import NoiseTransfer, build_denoiser
+from models.generator import normal_noise
+from models.layers import NoiseSource
+from utils.config import choose_device, parse, print_config
+from utils.errors import UserError, exit_on_user_error
+from utils.evaluation import evaluate_denoiser, evaluation_mode, mean_over_images
+from utils.runlog import RunLog
+from utils.seeding import randomness
+from utils.training import (
+    Means,
+    StopWatch,
+    TrainingState,
+    average_weights,
+    save_weights,
+    warm_up_cosine,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a denoiser on transferred real noise."""
+
+    preset: Literal["paper", "lite"] = "paper"
+    """Set of defaults; explicit flags win."""
+    debug: bool = False
+    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
+    gpu: str = "0"
+    """CUDA device number, or cpu."""
+    run: Path = Path("runs/sidd")
+    """Where the run's checkpoint, weights and logs go."""
+    seed: int = 0
+    nt: Path = Path("ckpts/NT")
+    """Noise generator: folder of VUNet.pt and encoder_k.pt."""
+
+    # Data
+    train_images: Path = Path("train_images")
+    """Searched for SIDD and paired folders where --pairs is not given."""
+    pairs: tuple[Path, ...] = ()
+    """Folders of real noisy/clean pairs; one named twice counts twice."""
+    test_images: Path = Path("test_images")
+    """Validation sets; every one with real pairs is used."""
+    cache: Path = Path("cache")
+    """Where decoded images are kept."""
+
+    # Network
+    denoiser: Literal["ridnet", "dncnn", "unet"] = "ridnet"
+    width: int = 64
+
+    # Optimisation
+    batch: int = 32
+    patch: int = 88
+    """Pixels a side for the generator; border are cut off each side for the denoiser."""
+    border: int = 4
+    epochs: int = 200
+    steps_per_epoch: int = 5000
+    lr: float = 1e-4
+    lr_decay: Literal["halve", "cosine"] = "halve"
+    """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
+    halve_after: tuple[int, ...] = (150, 170, 190)
+    warm_up: int = 0
+    weight_decay: float = 1e-5
+    ema: float = 0.0
+    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
+
+    # Running
+    max_minutes: float | None = None
+    """Stop, saved, after this long; the same command goes on."""
+    log_every: int = 100
+    val_limit: int | None = None
+    """Images a validation set; all by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and leave."""
+
+
+# One row a preset: what differs from the defaults above, which are the paper's.
+PRESETS = {
+    "paper": {},
+    "lite": dict(
+        width=16, batch=8, patch=64, epochs=10, steps_per_epoch=300,
+        lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
+    ),
+}  # fmt: skip
+DEBUG = dict(
+    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, val_limit=2, log_every=1,
+    run=Path("runs/debug_sidd"),
+)  # fmt: skip
+
+
+class State(TrainingState):
+    """The denoiser, its running average, and the optimiser."""
+
+    def __init__(self, c: Config, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        torch.manual_seed(c.seed)  # the denoiser's initial weights
+        self.denoiser = build_denoiser(c.denoiser, c.width)
+        self.denoiser_ema = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.averaged = bool(c.ema)
+        self.to(device)
+        self.optimisers = {
+            "denoiser": torch.optim.Adam(
+                self.denoiser.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True
+            )
+        }
+
+    @property
+    def result(self) -> nn.Module:
+        """What is saved and validated."""
+        return self.denoiser_ema if self.averaged else self.denoiser
+
+
+def train_step(
+    s: State,
+    c: Config,
+    transfer: NoiseTransfer,
+    clean: Tensor,
+    reference: Tensor,
+    noise: NoiseSource,
+) -> dict[str, Tensor]:
+    """One step of method 5; returns the logged values. clean, reference: (B, 3, P, P)."""
+    noisy = transfer.transfer(clean, reference, noise)  # clipped, no gradient
+    # The outermost pixels saw the padding of every convolution of the generator.
+    inner = (..., slice(c.border, -c.border or None), slice(c.border, -c.border or None))
+    loss = F.l1_loss(s.denoiser(noisy[inner]), clean[inner])
+
+    optimiser = s.optimisers["denoiser"]
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    if c.ema:
+        average_weights(s.denoiser_ema, s.denoiser, c.ema)
+    s.step += 1
+    return {"loss_l1": loss}
+
+
+def learning_rate(c: Config, step: int) -> float:
+    if c.lr_decay == "cosine":
+        return c.lr * warm_up_cosine(step, c.epochs * c.steps_per_epoch, c.warm_up)
+    epochs_done = step // c.steps_per_epoch
+    return c.lr * 0.5 ** sum(epochs_done >= epoch for epoch in c.halve_after)
+
+
+def open_items(c: Config, device: torch.device) -> RealItems:
+    pairs, _ = find_pairs_and_photos(
+        c.train_images, c.pairs, sample_cache=c.cache / "sample" if c.debug else None
+    )
+    items = open_real_items(pairs, c.patch, c.cache, device)
+    if items is None:
+        raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")
+    return items
+
+
+def show(log: RunLog, s: State, clean: Tensor, noisy: Tensor) -> None:
+    """A picture of up to four samples: clean | generated noise | denoised."""
+    with torch.no_grad(), evaluation_mode(s.result):
+        denoised = s.result(noisy)
+    log.pictures("train/clean, generated, denoised", [clean, noisy, denoised], s.step)
+
+
+def validate(s: State, c: Config, test_set: PairedTestSet, log: RunLog) -> None:
+    """PSNR and SSIM of the test set's own noisy images, denoised."""
+    device = next(s.result.parameters()).device
+    means = mean_over_images(
+        evaluate_denoiser(
+            s.result, test_set, seed=c.seed, limit=c.val_limit, device=device, progress=False
+        )
+    )
+    log.scalars(f"val/{test_set.name}", means, s.step)
+    tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv, PRESETS, DEBUG)
+    if c.dry_run:
+        print_config(c)
+        return
+    device = choose_device(c.gpu)
+    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    items = open_items(c, device)
+    sets = [t for t in find_test_sets(c.test_images) if t.paired]
+
+    s = State(c, device)
+    checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run} after step {s.step}")
+    log, watch, means = RunLog(c.run, c), StopWatch(c.max_minutes), Means(device)
+
+    total = c.epochs * c.steps_per_epoch
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
+    while s.step < total and not watch.is_over():
+        s.set_lr(learning_rate(c, s.step))
+        rng = randomness(c.seed, 0, s.step, device=device)
+        batch = items.triplets(c.batch, rng)
+        # noisy2 is unpaired: another place, of the same noise kind.
+        values = train_step(s, c, transfer, batch.clean, batch.noisy2, normal_noise(rng.pixels))
+        means.update(values)
+        bar.update()
+
+        if s.step % c.log_every == 0:
+            numbers = means.read(s.step)
+            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
+            bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
+        if s.step % c.steps_per_epoch == 0:
+            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+            s.save(checkpoint)
+            save_weights(s.result, weights)
+            clean = batch.clean[:4]
+            noisy = transfer.transfer(clean, batch.noisy2[:4], normal_noise(rng.pixels))
+            show(log, s, clean, noisy)
+            for test_set in sets:
+                validate(s, c, test_set, log)
+    bar.close()
+    s.save(checkpoint)
+    save_weights(s.result, weights)
+    log.close()
+    end = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{end} after step {s.step}; {weights} written")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,188 @@
+"""Train a denoiser on synthetic noise, transferred to clean patches (method: paper, Sec. 4.2).
+
+    python train_denoiser_synthetic.py --gpu 0                # the paper's setting
+    python train_denoiser_synthetic.py --preset lite --run runs/synthetic_lite
+    python train_denoiser_synthetic.py --debug                # a minute, exercises everything
+
+The update is train_denoiser.py's; settings, data and validation are its own. Input:
+NoiseTransfer's noise on a clean patch; its reference is the same patch under Gaussian or
+Poisson noise, or both. Target: the clean patch. The same command resumes an interrupted run. The
+run folder ends up with <denoiser>_g.pt (for `--synthetic FOLDER` of supp_tbl.py and `--checkpoint`
+of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tqdm import tqdm
+
+from data.folders import CleanTestSet, find_test_sets
+from data.items import SyntheticItems
+from data.noise import NoiseModelDistribution, add_noise
+from data.training import find_pairs_and_photos, open_photos
+from models import NoiseTransfer
+from models.generator import normal_noise
+from train_denoiser import State, learning_rate, show, train_step
+from utils.config import choose_device, parse, print_config
+from utils.errors import UserError, exit_on_user_error
+from utils.evaluation import evaluate_denoiser, mean_over_images
+from utils.runlog import RunLog
+from utils.seeding import randomness
+from utils.training import Means, StopWatch, save_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a denoiser on transferred synthetic noise."""
+
+    preset: Literal["paper", "lite"] = "paper"
+    """Set of defaults; explicit flags win."""
+    debug: bool = False
+    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
+    gpu: str = "0"
+    """CUDA device number, or cpu."""
+    run: Path = Path("runs/synthetic")
+    """Where the run's checkpoint, weights and logs go."""
+    seed: int = 0
+    nt: Path = Path("ckpts/NT")
+    """Noise generator: folder of VUNet.pt and encoder_k.pt."""
+
+    # Data
+    train_images: Path = Path("train_images")
+    """Searched for photographs where --photos is not given."""
+    photos: tuple[Path, ...] = ()
+    """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
+    test_images: Path = Path("test_images")
+    """Validation sets; every one of clean images (BSDS500) is used."""
+    cache: Path = Path("cache")
+    """Where decoded images are kept."""
+
+    # Network
+    denoiser: Literal["ridnet", "dncnn", "unet"] = "ridnet"
+    width: int = 64
+
+    # Optimisation
+    batch: int = 32
+    patch: int = 88
+    """Pixels a side for the generator; border are cut off each side for the denoiser."""
+    border: int = 4
+    epochs: int = 200
+    steps_per_epoch: int = 5000
+    lr: float = 1e-4
+    lr_decay: Literal["halve", "cosine"] = "halve"
+    """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
+    halve_after: tuple[int, ...] = (150, 170, 190)
+    warm_up: int = 0
+    weight_decay: float = 1e-6
+    ema: float = 0.0
+    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
+
+    # Running
+    max_minutes: float | None = None
+    """Stop, saved, after this long; the same command goes on."""
+    log_every: int = 100
+    val_limit: int | None = None
+    """Images a validation set; all by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and leave."""
+
+
+# One row a preset: what differs from the defaults above, which are the paper's.
+PRESETS = {
+    "paper": {},
+    "lite": dict(
+        width=16, batch=8, patch=64, epochs=10, steps_per_epoch=300,
+        lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
+    ),
+}  # fmt: skip
+DEBUG = dict(
+    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, val_limit=2, log_every=1,
+    run=Path("runs/debug_synthetic"),
+)  # fmt: skip
+
+# The reference's noise: Gaussian, Poisson or both; sigma of 255, chi in photons of white.
+REFERENCE_NOISE = NoiseModelDistribution((1 / 3, 1 / 3, 1 / 3), sigma=(0, 50), chi=(5, 50))
+VALIDATION_NOISE = NoiseModelDistribution((0, 0, 1), sigma=(25, 25), chi=(30, 30))
+
+
+def open_items(c: Config, device: torch.device) -> SyntheticItems:
+    _, photos = find_pairs_and_photos(
+        c.train_images, photos=c.photos, sample_cache=c.cache / "sample" if c.debug else None
+    )
+    source = open_photos(photos, c.patch, c.cache, device)
+    if source is None:
+        raise UserError(f"{c.train_images}: no photographs; give their folder with --photos")
+    return SyntheticItems(source)
+
+
+def validate(s: State, c: Config, test_set: CleanTestSet, log: RunLog) -> None:
+    """PSNR and SSIM of the test set under VALIDATION_NOISE, denoised."""
+    device = next(s.result.parameters()).device
+    means = mean_over_images(
+        evaluate_denoiser(
+            s.result,
+            test_set,
+            noise=VALIDATION_NOISE,
+            seed=c.seed,
+            limit=c.val_limit,
+            device=device,
+            progress=False,
+        )
+    )
+    log.scalars(f"val/{test_set.name}", means, s.step)
+    tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv, PRESETS, DEBUG)
+    if c.dry_run:
+        print_config(c)
+        return
+    device = choose_device(c.gpu)
+    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    items = open_items(c, device)
+    sets = [t for t in find_test_sets(c.test_images) if not t.paired]
+
+    s = State(c, device)
+    checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run} after step {s.step}")
+    log, watch, means = RunLog(c.run, c), StopWatch(c.max_minutes), Means(device)
+
+    total = c.epochs * c.steps_per_epoch
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
+    while s.step < total and not watch.is_over():
+        s.set_lr(learning_rate(c, s.step))
+        rng = randomness(c.seed, 0, s.step, device=device)
+        clean = items.clean_patches(c.batch, rng)
+        model = REFERENCE_NOISE.draw(c.batch, rng.choices)
+        reference = add_noise(clean, model, rng.pixels)
+        values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
+        means.update(values)
+        bar.update()
+
+        if s.step % c.log_every == 0:
+            numbers = means.read(s.step)
+            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
+            bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
+        if s.step % c.steps_per_epoch == 0:
+            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+            s.save(checkpoint)
+            save_weights(s.result, weights)
+            noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
+            show(log, s, clean[:4], noisy)
+            for test_set in sets:
+                validate(s, c, test_set, log)
+    bar.close()
+    s.save(checkpoint)
+    save_weights(s.result, weights)
+    log.close()
+    end = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{end} after step {s.step}; {weights} written")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

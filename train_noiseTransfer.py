@@ -1,0 +1,324 @@
+"""Train the noise encoder and the noise generator (method: paper, Sec. 3; arXiv:2301.13554).
+
+    python train_noiseTransfer.py --gpu 0                     # the paper's setting
+    python train_noiseTransfer.py --preset lite --run runs/lite
+    python train_noiseTransfer.py --debug                     # a minute, exercises everything
+
+The same command resumes an interrupted run. The run folder ends up with VUNet.pt, encoder_q.pt
+and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`), checkpoint.pt,
+config.json, stats.jsonl and tensorboard/.
+"""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.folders import PairedTestSet, find_test_sets
+from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
+from data.training import find_pairs_and_photos, open_photos, open_real_items
+from models.encoder import NoiseEncoder
+from models.generator import NoiseGenerator, normal_noise
+from models.layers import NoiseSource, converge_spectral_norm, shared_spectral_norm
+from models.losses import (
+    adversarial_loss,
+    consistency_loss,
+    contrastive_loss,
+    feature_matching_loss,
+)
+from models.noise_transfer import KeyQueue, NoiseTransfer, momentum_update
+from utils.config import choose_device, parse, print_config
+from utils.errors import exit_on_user_error
+from utils.evaluation import evaluate_transfer, mean_over_images
+from utils.metrics import akld, ks
+from utils.runlog import RunLog
+from utils.seeding import Randomness, randomness
+from utils.training import (
+    Means,
+    StopWatch,
+    TrainingState,
+    average_weights,
+    save_weights,
+    warm_up_cosine,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train the noise encoder and generator."""
+
+    preset: Literal["paper", "lite"] = "paper"
+    """Set of defaults; explicit flags win."""
+    debug: bool = False
+    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
+    gpu: str = "0"
+    """CUDA device number, or cpu."""
+    run: Path = Path("runs/NT")
+    """Where the run's checkpoint, weights and logs go."""
+    seed: int = 0
+
+    # Data
+    train_images: Path = Path("train_images")
+    """Searched for SIDD, paired folders and photographs where the next two are not given."""
+    pairs: tuple[Path, ...] = ()
+    """Folders of real pairs, SIDD or clean/ with noisy/; one named twice counts twice."""
+    photos: tuple[Path, ...] = ()
+    """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
+    test_images: Path = Path("test_images")
+    """Validation sets; whatever is present is used."""
+    cache: Path = Path("cache")
+    """Where decoded images are kept."""
+    p_real: float = P_REAL
+    """Share of real items (paper: 320 of 1120)."""
+
+    # Networks
+    width: int = 64
+    embed_dim: int = 128
+
+    # Contrastive learning
+    queue_size: int = 4096
+    momentum: float = 0.999
+    temperature: float = 0.1
+
+    # Weights of the generator's loss terms
+    w_gan: float = 1.0
+    w_fm_gan: float = 100.0
+    w_consistency: float = 100.0
+    w_contra_adv: float = 1.0
+    w_fm_noise: float = 100.0
+
+    # Optimisation
+    batch: int = 32
+    patch: int = 96
+    epochs: int = 200
+    steps_per_epoch: int = 2000
+    lr: float = 1e-4
+    lr_decay: Literal["constant", "cosine"] = "constant"
+    """cosine: down to zero over the whole run, after warm_up steps of linear rise."""
+    warm_up: int = 0
+    betas: tuple[float, float] = (0.5, 0.99)
+    weight_decay: float = 1e-7
+    ema: float = 0.0
+    """Decay a step of the averaged generator that is saved and validated; 0: the last (paper)."""
+
+    # Running
+    max_minutes: float | None = None
+    """Stop, saved, after this long; the same command goes on."""
+    log_every: int = 100
+    val_limit: int | None = None
+    """Images a validation set; all by default."""
+    dry_run: bool = False
+    """Print the resolved configuration and leave."""
+
+
+# One row a preset: what differs from the defaults above, which are the paper's.
+PRESETS = {
+    "paper": {},
+    "lite": dict(
+        width=16, batch=16, patch=64, epochs=20, steps_per_epoch=250,
+        lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.998, p_real=0.5, queue_size=1024,
+    ),
+}  # fmt: skip
+DEBUG = dict(
+    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, queue_size=16, val_limit=2,
+    log_every=1, run=Path("runs/debug_NT"),
+)  # fmt: skip
+
+
+class State(TrainingState):
+    """Encoders, generator (and its running average), key queue; an optimiser for each of E_q, G."""
+
+    def __init__(self, c: Config, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        torch.manual_seed(c.seed)  # the networks' initial weights
+        self.encoder_q = NoiseEncoder(c.width, c.embed_dim)
+        self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
+        self.generator = NoiseGenerator(c.width, c.embed_dim)
+        self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
+        self.keys = KeyQueue(c.embed_dim, c.queue_size)
+        self.to(device)
+        adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
+        self.optimisers = {
+            "encoder": torch.optim.Adam(self.encoder_q.parameters(), **adam),
+            "generator": torch.optim.Adam(self.generator.parameters(), **adam),
+        }
+
+
+def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
+    """One step of method 4: generator, encoder, key encoder, queue; returns the logged values.
+
+    Nothing of E_q changes before its own update, so everything is computed once and the two
+    updates differ only in what is differentiated with respect to what.
+    """
+    e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
+    clean, noisy1, noisy2 = batch.clean, batch.noisy1, batch.noisy2
+    with shared_spectral_norm(e_q, e_k, g):
+        with torch.no_grad():
+            _, z = e_k.embed(noisy2)  # (B, d), the keys
+        fake = clean + g(clean, z, noise)  # not clipped
+
+        f_real, q_real = e_q.embed(noisy1)
+        f_fake, q_fake = e_q.embed(fake)
+        g_real, d_real = e_q.discriminate(clean, noisy1, z)
+        g_fake, d_fake = e_q.discriminate(clean, fake, z)
+
+        # Generator
+        gan_g = adversarial_loss(d_fake, 1)
+        fm_gan = feature_matching_loss(g_real, g_fake)
+        consistency = consistency_loss(noisy1, fake)
+        contra_adv, accuracy_adv = contrastive_loss(q_fake, z, s.keys.queue, c.temperature)
+        fm_noise = feature_matching_loss(f_real, f_fake)
+        loss_g = (
+            c.w_gan * gan_g
+            + c.w_fm_gan * fm_gan
+            + c.w_consistency * consistency
+            + c.w_contra_adv * contra_adv
+            + c.w_fm_noise * fm_noise
+        )
+
+        # Encoder, also the discriminator
+        contra, accuracy = contrastive_loss(q_real, z, s.keys.queue, c.temperature)
+        gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
+        loss_e = contra + gan_d
+
+        grads_g = torch.autograd.grad(loss_g, list(g.parameters()), retain_graph=True)
+        # Through d_fake this reaches E_q's weights only: the generator's are not asked for.
+        grads_e = torch.autograd.grad(loss_e, list(e_q.parameters()), allow_unused=True)
+
+    apply_gradients(s.optimisers["generator"], g, grads_g)
+    apply_gradients(s.optimisers["encoder"], e_q, grads_e)
+    momentum_update(e_k, e_q, c.momentum)
+    s.keys.enqueue(z)
+    if c.ema:
+        average_weights(s.generator_ema, g, c.ema)
+    s.step += 1
+    with torch.no_grad():
+        return {
+            "loss_gan_g": gan_g.detach(),
+            "loss_fm_gan": fm_gan.detach(),
+            "loss_consistency": consistency.detach(),
+            "loss_contra_noisy_adv": contra_adv.detach(),
+            "loss_fm_noise": fm_noise.detach(),
+            "contraAcc_noisy_adv": accuracy_adv,
+            "loss_contra_noisy": contra.detach(),
+            "contraAcc_noisy": accuracy,
+            "loss_gan_d": gan_d.detach(),
+            "akld": akld(fake, noisy1, clean).mean(),
+            "ks": ks(fake, noisy1, clean).mean(),
+        }
+
+
+def apply_gradients(
+    optimiser: torch.optim.Optimizer, network: nn.Module, grads: tuple[Tensor | None, ...]
+) -> None:
+    for parameter, grad in zip(network.parameters(), grads, strict=True):
+        parameter.grad = grad
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def learning_rate(c: Config, step: int) -> float:
+    if c.lr_decay == "constant":
+        return c.lr
+    return c.lr * warm_up_cosine(step, c.epochs * c.steps_per_epoch, c.warm_up)
+
+
+def open_items(c: Config, device: torch.device) -> GeneratorItems:
+    pairs, photos = find_pairs_and_photos(
+        c.train_images, c.pairs, c.photos, sample_cache=c.cache / "sample" if c.debug else None
+    )
+    real = open_real_items(pairs, c.patch, c.cache, device)
+    source = open_photos(photos, c.patch, c.cache, device)
+    synthetic = SyntheticItems(source, real) if source else None
+    return GeneratorItems(synthetic, real, c.p_real)
+
+
+def export(s: State, c: Config) -> NoiseTransfer:
+    """Write the networks' weights under their published names; returns what they amount to."""
+    generator = copy.deepcopy(s.generator_ema if c.ema else s.generator)
+    if c.ema:  # its weights are an average, its spectral-norm vectors the last step's
+        converge_spectral_norm(generator)
+    save_weights(generator, c.run / "VUNet.pt")
+    save_weights(s.encoder_q, c.run / "encoder_q.pt")
+    save_weights(s.encoder_k, c.run / "encoder_k.pt")
+    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator)
+
+
+def show(
+    log: RunLog, name: str, transfer: NoiseTransfer, batch: Triplet, step: int, rng: Randomness
+) -> None:
+    """A picture of up to four samples: clean | reference | generated | real."""
+    clean, real, reference = (x[:4] for x in (batch.clean, batch.noisy1, batch.noisy2))
+    fake = transfer.transfer(clean, reference, normal_noise(rng.pixels))
+    log.pictures(f"{name}/clean, reference, generated, real", [clean, reference, fake, real], step)
+
+
+def validate(
+    transfer: NoiseTransfer,
+    test_set: PairedTestSet,
+    c: Config,
+    log: RunLog,
+    step: int,
+    device: torch.device,
+) -> None:
+    means = mean_over_images(
+        evaluate_transfer(
+            transfer, test_set, seed=c.seed, limit=c.val_limit, device=device, progress=False
+        )
+    )
+    log.scalars(f"val/{test_set.name}", means, step)
+    tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv, PRESETS, DEBUG)
+    if c.dry_run:
+        print_config(c)
+        return
+    device = choose_device(c.gpu)
+    items = open_items(c, device)
+    sets = [t for t in find_test_sets(c.test_images) if t.paired]
+
+    s = State(c, device)
+    checkpoint = c.run / "checkpoint.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run} after step {s.step}")
+    log, watch = RunLog(c.run, c), StopWatch(c.max_minutes)
+
+    total = c.epochs * c.steps_per_epoch
+    means = Means(device)
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
+    while s.step < total and not watch.is_over():
+        s.set_lr(learning_rate(c, s.step))
+        rng = randomness(c.seed, 0, s.step, device=device)
+        batch = items.triplets(c.batch, rng)
+        values = train_step(s, c, batch, normal_noise(rng.pixels))
+        means.update(values)
+        bar.update()
+
+        if s.step % c.log_every == 0:
+            numbers = means.read(s.step)
+            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
+            bar.set_postfix({k: f"{numbers[k]:.3f}" for k in ("akld", "ks", "contraAcc_noisy")})
+        if s.step % c.steps_per_epoch == 0:
+            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+            s.save(checkpoint)
+            transfer = export(s, c)
+            show(log, "train", transfer, batch, s.step, rng)
+            for test_set in sets:
+                validate(transfer, test_set, c, log, s.step, device)
+    bar.close()
+    s.save(checkpoint)
+    export(s, c)
+    log.close()
+    state = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{state} after step {s.step}; weights and log in {c.run}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
