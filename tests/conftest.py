@@ -1,0 +1,28 @@
+"""Shared fixtures: the device to test on, and the published figures with the recipe behind them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict:
+    """What the official implementation computes for the inputs of golden/recipe.py."""
+    return json.loads((GOLDEN / "golden.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def official_shapes() -> dict[str, dict[str, list[int]]]:
+    """{network: {official key: shape}} for 'encoder', 'generator' and 'ridnet'."""
+    return json.loads((GOLDEN / "official_state_dict_keys.json").read_text())

@@ -1,0 +1,236 @@
+"""Reading and writing images, against Pillow and hand-made pixels."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from utils.errors import UserError
+from utils.images import (
+    float_to_uint8,
+    integer_to_float,
+    list_images,
+    read_image,
+    read_image_size,
+    uint16_to_uint8,
+    write_image,
+)
+
+
+def smooth(h: int = 120, w: int = 100) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(0, 256, (h, w, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".PNG"])
+def test_lossless_files_of_pillow_are_read_in_rgb(tmp_path: Path, suffix: str) -> None:
+    image = smooth()
+    Image.fromarray(image).save(tmp_path / f"a{suffix}")
+    read = read_image(tmp_path / f"a{suffix}")
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, image)
+    assert read_image_size(tmp_path / f"a{suffix}") == (120, 100)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_lossy_files_agree_with_pillow(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(smooth()).save(path)
+    with Image.open(path) as pillow:
+        theirs = np.asarray(pillow.convert("RGB")).astype(int)
+    # The decoders may round the conversion from YCbCr differently, by a step or two.
+    assert np.abs(read_image(path).astype(int) - theirs).max() <= 2
+    assert read_image_size(path) == (120, 100)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey_is_repeated(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(smooth()).convert(mode)
+    grey.save(tmp_path / "a.png")
+    expected = np.asarray(grey.convert("L"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.stack([expected] * 3, -1))
+
+
+def test_alpha_is_dropped_not_blended(tmp_path: Path) -> None:
+    image = smooth()
+    alpha = np.full((120, 100, 1), 10, np.uint8)
+    Image.fromarray(np.concatenate([image, alpha], -1)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), image)
+
+
+def test_palette_is_resolved(tmp_path: Path) -> None:
+    palette = Image.fromarray(smooth()).convert("P")
+    palette.save(tmp_path / "a.png")
+    expected = np.asarray(palette.convert("RGB"))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), expected)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bits_survive_writing_and_reading(tmp_path: Path, suffix: str) -> None:
+    image = np.random.default_rng(0).integers(0, 65536, (20, 31, 3), dtype=np.uint16)
+    write_image(tmp_path / f"a{suffix}", image)
+    read = read_image(tmp_path / f"a{suffix}")
+    assert read.dtype == np.uint16
+    np.testing.assert_array_equal(read, image)
+    assert read_image_size(tmp_path / f"a{suffix}") == (20, 31)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_size_and_pixels_agree_on_orientation(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    tagged = Image.fromarray(smooth())
+    exif = tagged.getexif()
+    exif[274] = orientation
+    tagged.save(path, exif=exif)
+    assert read_image_size(path) == read_image(path).shape[:2]
+    if suffix == ".png":  # lossless and not TIFF: the pixels as they are stored
+        np.testing.assert_array_equal(read_image(path), smooth())
+
+
+@pytest.mark.parametrize("kept", [0, 0.05, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".tif", ".webp"])
+def test_truncated_file_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    path = tmp_path / f"holiday{suffix}"
+    Image.fromarray(smooth()).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(UserError, match=r"holiday.*(damaged|empty).*remove"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_file_without_its_last_two_bytes_is_refused(tmp_path: Path, suffix: str) -> None:
+    """A JPEG's end marker; half the checksum of a PNG's last chunk. All pixels are there."""
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(smooth()).save(path)
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(UserError, match="truncated"):
+        read_image(path)
+
+
+def test_truncated_jpeg_with_a_thumbnail_is_refused(tmp_path: Path) -> None:
+    """The thumbnail in the header has an end-of-image marker of its own."""
+    path, small = tmp_path / "a.jpg", tmp_path / "small.jpg"
+    Image.fromarray(smooth(16, 16)).save(small)
+    Image.fromarray(smooth()).save(path, comment=small.read_bytes())
+    assert read_image(path).shape == (120, 100, 3)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(UserError, match="truncated"):
+        read_image(path)
+
+
+def test_flipped_bit_in_a_png_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(smooth()).save(path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        read_image(path)
+
+
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "note.png").write_text("not an image")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tif")
+    for name in ("note.png", "float.tif", "absent.png"):
+        with pytest.raises(UserError, match=name):
+            read_image(tmp_path / name)
+        if name != "float.tif":
+            with pytest.raises(UserError, match=name):
+                read_image_size(tmp_path / name)
+
+
+def test_integer_to_float_by_hand() -> None:
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[1, 2] = [255, 51, 1]
+    x = integer_to_float(image)
+    assert x.shape == (3, 2, 3)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous()
+    torch.testing.assert_close(x[:, 1, 2], torch.tensor([1.0, 0.2, 1 / 255]), rtol=0, atol=1e-7)
+    assert x.count_nonzero() == 3
+    torch.testing.assert_close(integer_to_float(torch.from_numpy(image)), x, rtol=0, atol=0)
+    deep = image.astype(np.uint16) * 257
+    torch.testing.assert_close(integer_to_float(deep), x, rtol=0, atol=1e-7)
+    torch.testing.assert_close(integer_to_float(torch.from_numpy(deep)), x, rtol=0, atol=1e-7)
+    with pytest.raises(ValueError, match="uint8"):
+        integer_to_float(image.astype(np.float32))
+
+
+def test_float_to_uint8_rounds_clips_and_inverts(device: torch.device) -> None:
+    x = torch.tensor([-0.5, 0.49 / 255, 0.51 / 255, 254.51 / 255, 1.7], device=device)
+    image = x.expand(3, 4, 5)
+    assert float_to_uint8(image)[0, :, 2].tolist() == [0, 0, 1, 255, 255]
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    floats = integer_to_float(levels).to(device)
+    np.testing.assert_array_equal(float_to_uint8(floats), levels)
+    batch = float_to_uint8(torch.stack([floats, 1 - floats]))
+    assert batch.shape == (2, 16, 16, 3)
+    np.testing.assert_array_equal(batch[1], 255 - levels)
+
+
+def test_uint16_to_uint8_is_the_nearest_level() -> None:
+    every = np.arange(65536, dtype=np.uint16)
+    np.testing.assert_array_equal(uint16_to_uint8(every), np.round(every / 65535 * 255))
+
+
+def test_write_replaces_whole_files_and_leaves_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "a.png"
+    write_image(path, smooth())
+    write_image(path, 255 - smooth())
+    with Image.open(path) as pillow:
+        np.testing.assert_array_equal(np.asarray(pillow), 255 - smooth())
+    assert os.listdir(path.parent) == ["a.png"]
+
+
+def test_write_failures_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/a\.png.*output folder"):
+        write_image(tmp_path / "file" / "a.png", smooth())
+    with pytest.raises(UserError, match=r"a\.gif.*suffix"):
+        write_image(tmp_path / "a.gif", smooth())
+    with pytest.raises(UserError, match=r"a\.jpg.*16 bits"):
+        write_image(tmp_path / "a.jpg", smooth().astype(np.uint16))
+    with pytest.raises(UserError, match=r"a\.webp"):  # WebP ends at 16383 pixels a side
+        write_image(tmp_path / "a.webp", np.zeros((1, 20000, 3), np.uint8))
+
+    def full_disk(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        write_image(tmp_path / "a.png", smooth())
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_list_images_is_recursive_ordered_and_filtered(tmp_path: Path) -> None:
+    for name in ("10.png", "2.JPG", "b/1.tiff", ".hidden.png", ".cache/x.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
+    assert found == ["2.JPG", "10.png", "b/1.tiff"]
+
+
+def test_list_images_follows_links_but_not_in_circles(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "1.png").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "up").symlink_to(root)
+    assert list_images(root) == [root / "linked" / "1.png"]
+
+
+def test_list_images_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no images"):
+        list_images(tmp_path)
+    with pytest.raises(UserError, match=r"absent.*no such folder"):
+        list_images(tmp_path / "absent")

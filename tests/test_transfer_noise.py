@@ -1,0 +1,252 @@
+"""transfer_noise.py end to end, with small random networks, on CPU and GPU."""
+
+import functools
+import runpy
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import transfer_noise
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from utils import folder_jobs
+from utils.errors import UserError
+from utils.evaluation import per_image_noise
+from utils.seeding import derived_seed
+
+LOAD = functools.cache(NoiseTransfer.from_checkpoint)  # a second or two each time
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("NT")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(NoiseEncoder(4, 8).state_dict(), folder / "encoder_k.pt")
+        torch.save(NoiseGenerator(4, 8).state_dict(), folder / "VUNet.pt")
+    return folder
+
+
+def write(path: Path, height: int, width: int, mode: str = "RGB") -> np.ndarray:
+    """Random mid-grey pixels, so that noise is hardly clipped; written by Pillow."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(crc32(path.name.encode()))
+    pixels = rng.integers(90, 166, (height, width, {"RGB": 3, "RGBA": 4, "L": 1}[mode]), np.uint8)
+    Image.fromarray(pixels.squeeze(2) if mode == "L" else pixels).save(path)
+    return pixels
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.mode == "RGB"
+        return np.asarray(image)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    write(tmp_path / "noisy.png", 40, 31)
+    write(tmp_path / "photos" / "a.png", 24, 20)
+    write(tmp_path / "photos" / "day one" / "b.JPG", 33, 17)
+    write(tmp_path / "photos" / "day one" / "ä" / "c.png", 5, 3)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    """run(input, output, *flags) -> exit status, with the reference noisy.png on the CPU."""
+    monkeypatch.setattr(NoiseTransfer, "from_checkpoint", LOAD)
+
+    def run(source: Path, output: str, *flags: str) -> int:
+        return transfer_noise.main(
+            [
+                *("--reference", str(tmp_path / "noisy.png"), "--input", str(source)),
+                *("--output", str(tmp_path / output), "--checkpoint", str(checkpoint)),
+                *("--gpu", "cpu", *flags),
+            ]
+        )
+
+    return run
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+
+
+def test_folder_keeps_structure_and_sizes(photos, run, tmp_path, capsys):
+    (photos / "notes.txt").write_text("no image")
+    assert run(photos, "out") == 0
+    out = tmp_path / "out"
+    assert files(out).keys() == {"a.png", "day one/b.png", "day one/ä/c.png"}
+    assert read(out / "a.png").shape == (24, 20, 3)
+    assert read(out / "day one" / "b.png").shape == (33, 17, 3)
+    assert read(out / "day one" / "ä" / "c.png").shape == (5, 3, 3)
+    said = capsys.readouterr().out
+    assert "3 images written" in said
+    assert "0 skipped" in said
+    assert "1 .txt" in said
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_result_is_the_network_with_noise_of_seed_path_and_copy(
+    photos, run, tmp_path, checkpoint, device, seed
+):
+    """Spelt out with Pillow and numpy; one level of 255 apart at most on a GPU (rounding)."""
+    gpu = "cpu" if device.type == "cpu" else "0"
+    run(photos, "out", "--copies", "2", "--seed", str(seed), "--gpu", gpu)
+    network = NoiseTransfer.from_checkpoint(checkpoint)
+
+    def tensor(path: Path) -> torch.Tensor:
+        with Image.open(path) as image:
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+
+    for copy in (0, 1):
+        noise = per_image_noise([derived_seed(seed, crc32("day one/ä/c.png".encode()), copy)])
+        noisy = network.transfer(
+            tensor(photos / "day one/ä/c.png"), tensor(tmp_path / "noisy.png"), noise
+        )
+        expected = np.round(noisy[0].permute(1, 2, 0).numpy() * 255)
+        found = read(tmp_path / "out" / f"day one/ä/c_{copy:03d}.png")
+        assert np.abs(found - expected).max() <= (0 if gpu == "cpu" else 1)
+
+
+def test_copies_differ_and_the_seed_decides(photos, run, tmp_path):
+    run(photos, "one", "--copies", "3", "--seed", "1")
+    run(photos, "again", "--copies", "3", "--seed", "1")
+    run(photos, "other", "--copies", "3", "--seed", "2")
+    one, again, other = (files(tmp_path / name) for name in ("one", "again", "other"))
+    assert {n for n in one if n.startswith("a")} == {"a_000.png", "a_001.png", "a_002.png"}
+    assert len(one) == 9
+    assert one == again
+    assert all(one[name] != other[name] for name in one)
+    assert len({one[f"a_{k:03d}.png"] for k in range(3)}) == 3
+
+
+def test_noise_does_not_depend_on_other_files(photos, run, tmp_path):
+    run(photos, "all")
+    (photos / "day one" / "b.JPG").unlink()
+    write(photos / "0.png", 16, 16)
+    run(photos, "fewer")
+    run(photos / "a.png", "single")
+    alone = (tmp_path / "single" / "a.png").read_bytes()
+    assert (tmp_path / "all" / "a.png").read_bytes() == alone
+    assert (tmp_path / "fewer" / "a.png").read_bytes() == alone
+
+
+def test_same_content_under_two_names_gets_different_noise(photos, run, tmp_path):
+    (photos / "twin.png").write_bytes((photos / "a.png").read_bytes())
+    run(photos, "out")
+    assert not np.array_equal(read(tmp_path / "out/a.png"), read(tmp_path / "out/twin.png"))
+
+
+def test_grey_alpha_and_16_bit_equal_their_8_bit_colour_form(run, tmp_path):
+    """One file name each in folders of their own, so that all get the same noise."""
+    write(tmp_path / "noisy.png", 40, 31)
+    grey = write(tmp_path / "grey" / "x.png", 11, 9, "L")
+    Image.fromarray(np.repeat(grey, 3, axis=2)).save(tmp_path / "x.png")
+    Image.fromarray(grey.squeeze(2).astype(np.uint16) * 257).save(tmp_path / "x16.tif")
+    rgba = np.concatenate([np.repeat(grey, 3, axis=2), 255 - grey], axis=2)
+    Image.fromarray(rgba).save(tmp_path / "xa.png")
+    results = []
+    for i, name in enumerate(("grey/x.png", "x.png", "xa.png", "x16.tif")):
+        source = tmp_path / f"in{i}" / "x.png"  # OpenCV tells formats by content
+        source.parent.mkdir()
+        source.write_bytes((tmp_path / name).read_bytes())
+        assert run(source, f"out{i}") == 0
+        results.append(read(tmp_path / f"out{i}" / "x.png"))
+    assert all(np.array_equal(results[0], result) for result in results[1:])
+
+
+def test_damaged_and_too_large_files_are_skipped_and_named(
+    photos, run, tmp_path, capsys, monkeypatch
+):
+    whole = (photos / "a.png").read_bytes()
+    (photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.jpg").touch()
+    write(photos / "large.png", 128, 128)
+    # At width 4: 4 bytes x (9 x 4 + 60) a pixel, 0.2 MB for 33x17 and 6.3 MB for large.png.
+    monkeypatch.setattr(folder_jobs, "free_memory", lambda device: 1e6)
+    assert run(photos, "out", "--copies", "2") == 1
+    said = capsys.readouterr()
+    assert len(files(tmp_path / "out")) == 2 * 3
+    assert "6 images written" in said.out
+    assert "3 skipped" in said.out
+    assert f"{photos / 'cut.png'}: damaged" in said.err
+    assert f"{photos / 'empty.jpg'}: an empty file" in said.err
+    assert f"{photos / 'large.png'}: 128x128 pixels need about 0.0 GB of memory" in said.err
+
+
+def test_input_folder_may_hold_the_output(photos, run):
+    first = run(photos, "photos/out"), files(photos / "out")
+    assert (run(photos, "photos/out"), files(photos / "out")) == first
+    assert len(first[1]) == 3
+
+
+def test_reference_too_small(photos, run, tmp_path):
+    write(tmp_path / "noisy.png", 15, 200)
+    with pytest.raises(UserError, match=r"noisy\.png: 200x15 pixels, expected at least 16"):
+        run(photos, "out")
+    write(tmp_path / "noisy.png", 16, 16)
+    assert run(photos, "out") == 0
+
+
+def test_two_images_of_one_name_are_refused_before_any_is_written(photos, run, tmp_path):
+    write(photos / "a.jpg", 8, 8)
+    with pytest.raises(UserError, match=r"a\.jpg.*a\.png.*both would become"):
+        run(photos, "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(photos, run, tmp_path):
+    write(photos / "photos" / "a.png", 8, 8)  # would become photos/a.png if written to --output .
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="holds the input"):
+        run(photos, "photos")
+    with pytest.raises(UserError, match="holds the input"):
+        run(photos / "a.png", "photos")
+    with pytest.raises(UserError, match="is an input"):
+        run(photos, ".")
+    write(tmp_path / "in" / "noisy.jpg", 8, 8)
+    with pytest.raises(UserError, match=r"noisy\.png: is an input"):  # the reference
+        run(tmp_path / "in", ".")
+    assert before.items() <= files(tmp_path).items()
+
+
+def test_nothing_to_do_and_bad_flags(photos, run, tmp_path):
+    (tmp_path / "void").mkdir()
+    with pytest.raises(UserError, match="no images"):
+        run(tmp_path / "void", "out")
+    with pytest.raises(UserError, match="no such image or folder"):
+        run(tmp_path / "typo", "out")
+    with pytest.raises(UserError, match="looks like a file"):
+        run(photos, "out.png")
+    with pytest.raises(UserError, match="looks like a file"):
+        run(photos, "noisy.png")
+    with pytest.raises(UserError, match="--copies 0"):
+        run(photos, "out", "--copies", "0")
+    with pytest.raises(UserError, match=r"encoder_k\.pt: no such checkpoint"):
+        run(photos, "out", "--checkpoint", str(tmp_path))
+    (tmp_path / "noisy.png").unlink()
+    with pytest.raises(UserError, match=r"noisy\.png: cannot be read"):
+        run(photos, "out")
+    with pytest.raises(SystemExit, match="2"):
+        run(photos, "out", "--coppies", "2")
+
+
+def test_script_exit_status(photos, tmp_path, checkpoint, monkeypatch, capsys):
+    def status(*flags: str) -> object:
+        monkeypatch.setattr("sys.argv", ["transfer_noise.py", "--gpu", "cpu", *flags])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(transfer_noise.__file__, run_name="__main__")
+        return stop.value.code
+
+    flags = ["--input", str(photos), "--output", str(tmp_path / "out")]
+    flags += ["--checkpoint", str(checkpoint), "--reference"]
+    assert status(*flags, str(tmp_path / "noisy.png")) == 0
+    (photos / "bad.png").write_bytes(b"\x89PNG")
+    assert status(*flags, str(tmp_path / "noisy.png")) == 1
+    assert status(*flags, str(photos / "bad.png")) == 2
+    assert capsys.readouterr().err.endswith("fetch this file again or remove it\n")
