@@ -26,8 +26,9 @@ from data.training import find_pairs_and_photos, open_real_items
 from models import NoiseTransfer, build_denoiser
 from models.generator import normal_noise
 from models.layers import NoiseSource
+from models.noise_transfer import MIN_REFERENCE
 from utils.config import choose_device, parse, print_config
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, evaluation_mode, mean_over_images
 from utils.runlog import RunLog
 from utils.seeding import randomness
@@ -198,6 +199,9 @@ def main(argv: list[str] | None = None) -> None:
     if c.dry_run:
         print_config(c)
         return
+    smallest = max(MIN_REFERENCE, 2 * c.border + 1)
+    require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
+    require(c.batch >= 1 and c.border >= 0, f"--batch {c.batch} --border {c.border}: from 1, 0")
     device = choose_device(c.gpu)
     transfer = NoiseTransfer.from_checkpoint(c.nt, device)
     items = open_items(c, device)

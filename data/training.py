@@ -21,7 +21,8 @@ def find_pairs_and_photos(
     """Files of the named folders; whichever kind is not named is searched for in `train_images`.
 
     sample_cache: where the bundled sample is written and taken from should `train_images` not
-    exist (None: that is an error). Prints a line a data set. UserError as from data.folders.
+    exist. (None: the named folders are all; without any that is an error.) Prints a line a data
+    set. UserError as from data.folders.
     """
     pair_files = [p for folder in pairs for p in require(find_training_data(folder).pairs, folder)]
     photo_files = [p for folder in photos for p in photo_folder(folder)]
@@ -29,9 +30,13 @@ def find_pairs_and_photos(
         print(f"Training on {folder}")
     if pairs and photos:
         return pair_files, photo_files
-    if sample_cache is not None and not train_images.is_dir():
-        print(f"{train_images} does not exist: using the bundled sample")
-        train_images = write_sample(sample_cache) / "train_images"
+    if not train_images.is_dir():
+        if sample_cache is not None:
+            print(f"{train_images} does not exist: using the bundled sample")
+            train_images = write_sample(sample_cache) / "train_images"
+        elif pairs or photos:
+            print(f"{train_images} does not exist: nothing but the named folders")
+            return pair_files, photo_files
     found = find_training_data(train_images)
     for line in found.described:
         print(f"Found in {train_images}: {line}")

@@ -5,7 +5,7 @@ Module and parameter names give the official state-dict keys; do not rename them
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -74,6 +74,17 @@ def _normalised_weights(weights: list[SpectralWeight], power_iterations: int) ->
     return [w.from_matrix(matrix) for w, matrix in zip(weights, normalised, strict=True)]
 
 
+def _alike(networks: Iterable[nn.Module]) -> list[list[SpectralWeight]]:
+    """The spectral weights of all networks, in groups that can be normalised in one batch."""
+    groups: dict[tuple, list[SpectralWeight]] = defaultdict(list)
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, SpectralWeight):
+                key = (module.as_matrix().shape, module.training, module.weight_orig.requires_grad)
+                groups[key].append(module)
+    return list(groups.values())
+
+
 @contextmanager
 def shared_spectral_norm(*networks: nn.Module) -> Iterator[None]:
     """Normalise every weight once; all forwards inside the block share the result.
@@ -81,20 +92,15 @@ def shared_spectral_norm(*networks: nn.Module) -> Iterator[None]:
     In training mode that is one power iteration a step however many forwards the step has. Leave
     the block before the optimisers' next use of the weights: they are computed on entry.
     """
-    groups: dict[tuple, list[SpectralWeight]] = defaultdict(list)
-    for network in networks:
-        for module in network.modules():
-            if isinstance(module, SpectralWeight):
-                key = (module.as_matrix().shape, module.training, module.weight_orig.requires_grad)
-                groups[key].append(module)
+    groups = _alike(networks)
     try:
-        for (_, training, _), weights in groups.items():
-            normalised = _normalised_weights(weights, power_iterations=int(training))
+        for weights in groups:
+            normalised = _normalised_weights(weights, power_iterations=int(weights[0].training))
             for module, weight in zip(weights, normalised, strict=True):
                 module.shared = weight
         yield
     finally:
-        for weights in groups.values():
+        for weights in groups:
             for module in weights:
                 module.shared = None
 
@@ -102,9 +108,8 @@ def shared_spectral_norm(*networks: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def converge_spectral_norm(network: nn.Module, power_iterations: int = 50) -> None:
     """Bring every u and v to the leading singular vectors, for weights that came from elsewhere."""
-    for module in network.modules():
-        if isinstance(module, SpectralWeight):
-            _normalised_weights([module], power_iterations)
+    for weights in _alike([network]):
+        _normalised_weights(weights, power_iterations)
 
 
 class SNConv2d(nn.Module):

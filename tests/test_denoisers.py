@@ -55,7 +55,7 @@ def test_ridnet_keys_and_shapes(official_shapes):
 
 @pytest.mark.parametrize("width", [64, 16, 8])
 def test_parameter_counts(width):
-    c, r = width, max(1, width // 16)
+    c, r = width, max(4, width // 16)
 
     def conv(c_in: int, c_out: int, kernel: int = 3) -> int:
         return c_in * c_out * kernel**2 + c_out

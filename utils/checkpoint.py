@@ -4,7 +4,6 @@ import hashlib
 import os
 import pickle
 import tempfile
-import zipfile
 from pathlib import Path
 
 import torch
@@ -20,7 +19,9 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     Raises UserError if the file is missing, damaged, or holds anything but named tensors.
     """
     state = read_torch_file(path)
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise UserError(f"{path}: expected a plain state dict (names -> tensors); is it weights?")
     return {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
@@ -40,7 +41,7 @@ def read_torch_file(path: str | Path) -> object:
             f"{path}: not a weights-only checkpoint (damaged, or it holds pickled objects that are "
             "not loaded for safety); download or train it again"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the unpickler trips over damaged bytes in nearly any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path}: damaged checkpoint ({reason}); download or train it again"
@@ -70,8 +71,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 def save_atomically(content: object, path: str | Path) -> None:
     """`torch.save` to a temporary file beside it, then rename: never a half-written file."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error}); choose another folder") from error
     try:
         with os.fdopen(handle, "wb") as file:
             torch.save(content, file)

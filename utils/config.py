@@ -59,13 +59,14 @@ def print_config(config: Any) -> None:
 
 
 def _peek(argv: list[str], flag: str) -> str | None:
-    """The value of `--flag VALUE` or `--flag=VALUE`, before the command line is parsed."""
+    """The last value of `--flag VALUE` or `--flag=VALUE`, before the command line is parsed."""
+    value = None
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
+            value = argv[i + 1]
         if word.startswith(flag + "="):
-            return word.partition("=")[2]
-    return None
+            value = word.partition("=")[2]
+    return value
 
 
 def choose_device(gpu: str) -> torch.device:

@@ -12,6 +12,12 @@ class UserError(Exception):
     """
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message), "what is there: what was expected", unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; turn a `UserError` into `error: ...` on stderr and exit status 2."""
     try:

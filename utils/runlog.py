@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from utils.config import provenance
+from utils.errors import UserError
 
 
 class RunLog:
@@ -22,7 +24,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, config: Any) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder}: no folder to write a run into ({error.strerror})"
+            ) from error
         self.folder = folder
         self.start = time.monotonic()
         record = {"config": dataclasses.asdict(config), **provenance()}
@@ -34,7 +41,8 @@ class RunLog:
         """One line of stats.jsonl and one point a curve; group is "train" or "val/<test set>"."""
         seconds = round(time.monotonic() - self.start, 1)
         line = {"step": step, "group": group, "seconds": seconds}
-        line |= {name: float(f"{value:.6g}") for name, value in values.items()}
+        # JSON has no NaN.
+        line |= {k: float(f"{v:.6g}") if math.isfinite(v) else None for k, v in values.items()}
         self.stats.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self.board.add_scalar(f"{group}/{name}", value, step)

@@ -15,9 +15,10 @@ class Randomness:
 
 
 def derived_seed(*numbers: int) -> int:
-    """A 63-bit seed that depends on all `numbers` (non-negative), in order."""
-    words = np.random.SeedSequence(numbers).generate_state(2, np.uint32).astype(np.uint64)
-    return int((words[0] << np.uint64(31)) ^ words[1])
+    """A 63-bit seed that depends on all `numbers` (non-negative), their order and count."""
+    # SeedSequence pads with zeros: without the count, (1,) and (1, 0) would be one seed.
+    high, low = np.random.SeedSequence([len(numbers), *numbers]).generate_state(2).tolist()
+    return (high << 31) ^ low
 
 
 def randomness(*numbers: int, device: torch.device | str = "cpu") -> Randomness:

@@ -26,8 +26,16 @@ class TrainingState(nn.Module):
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
     def save(self, path: Path) -> None:
+        """UserError, and the file left as it is, where a weight is not finite any more."""
+        networks = self.state_dict()
+        lost = [k for k, v in networks.items() if v.is_floating_point() and not v.isfinite().all()]
+        if lost:
+            raise UserError(
+                f"{path}: not written, {lost[0]} is not finite at step {self.step}; lower --lr, "
+                "and run again: it goes on from the last epoch's checkpoint"
+            )
         optimisers = {name: o.state_dict() for name, o in self.optimisers.items()}
-        content = {"networks": self.state_dict(), "optimisers": optimisers, "step": self.step}
+        content = {"networks": networks, "optimisers": optimisers, "step": self.step}
         save_atomically(content, path)
 
     def load(self, path: Path) -> None:
@@ -61,7 +69,8 @@ def warm_up_cosine(step: int, total: int, warm_up: int) -> float:
 def average_weights(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """theta_ema <- decay theta_ema + (1 - decay) theta; buffers (norm statistics) are copied."""
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
-    torch._foreach_copy_(list(ema.buffers()), list(network.buffers()))
+    for average, value in zip(ema.buffers(), network.buffers(), strict=True):
+        average.copy_(value)
 
 
 class Means:

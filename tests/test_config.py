@@ -1,0 +1,216 @@
+"""Command lines: defaults, presets, flags, the device, what identifies a run."""
+
+import dataclasses
+import re
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+
+import train_denoiser
+import train_denoiser_synthetic
+import train_noiseTransfer
+from utils import config
+from utils.config import choose_device, git_commit, parse, print_config, provenance
+from utils.errors import UserError
+
+SCRIPTS = [train_noiseTransfer, train_denoiser, train_denoiser_synthetic]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    preset: Literal["paper", "lite"] = "paper"
+    debug: bool = False
+    width: int = 64
+    batch: int = 32
+    lr: float = 1e-4
+    run: Path = Path("runs/x")
+    pairs: tuple[Path, ...] = ()
+
+
+PRESETS = {"paper": {}, "lite": dict(width=16, batch=16)}
+DEBUG = dict(batch=2, lr=0.5)
+
+
+def resolve(line: str) -> Config:
+    return parse(Config, line.split(), PRESETS, DEBUG)
+
+
+def test_defaults():
+    assert resolve("") == Config()
+    assert resolve("--preset paper") == Config()
+    assert parse(Config, []) == Config()
+
+
+@pytest.mark.parametrize("line", ["--preset lite", "--preset=lite"])
+def test_preset(line):
+    assert resolve(line) == Config(preset="lite", width=16, batch=16)
+
+
+@pytest.mark.parametrize("line", ["--debug --preset lite", "--preset=lite --debug"])
+def test_debug_goes_on_top_of_the_preset(line):
+    assert resolve(line) == Config(preset="lite", debug=True, width=16, batch=2, lr=0.5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--preset lite --debug --batch 7 --width 5 --lr 3",
+        "--batch 7 --preset lite --width=5 --lr=3 --debug",
+        "--lr 3 --width 5 --batch=7 --debug --preset=lite",
+    ],
+)
+def test_explicit_flags_win_in_any_order(line):
+    assert resolve(line) == Config(preset="lite", debug=True, batch=7, width=5, lr=3)
+
+
+def test_explicit_flag_equal_to_the_default_wins():
+    assert resolve("--preset lite --width 64").width == 64
+    assert resolve("--width 64 --debug --batch 32").batch == 32
+
+
+def test_the_last_of_two_presets_counts():
+    assert resolve("--preset lite --preset paper") == Config()
+    assert resolve("--preset paper --preset=lite").width == 16
+
+
+def test_paths_and_lists():
+    c = resolve("--run a/b --pairs c d")
+    assert c.run == Path("a/b")
+    assert c.pairs == (Path("c"), Path("d"))
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("--no-such-flag 3", "--no-such-flag"),
+        ("--width wide", "wide"),
+        ("--preset heavy", "heavy"),
+        ("--preset", "--preset"),
+        ("--debug yes", "yes"),
+        ("stray", "stray"),
+    ],
+)
+def test_unknown_flag_or_value_leaves_with_status_2(line, named, capsys):
+    with pytest.raises(SystemExit) as leave:
+        resolve(line)
+    assert leave.value.code == 2
+    shown = capsys.readouterr()
+    assert named in shown.out + shown.err
+    assert "Traceback" not in shown.out + shown.err
+
+
+def test_print_config(capsys):
+    print_config(Config(width=3))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(dataclasses.fields(Config))
+    assert lines[2] == "width = 3"
+
+
+# ----------------------------------------------------------------------------- the scripts' own
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_paper_is_the_default(script):
+    assert script.PRESETS["paper"] == {}
+    assert parse(script.Config, [], script.PRESETS, script.DEBUG) == script.Config()
+    assert script.Config().width == 64
+
+
+def test_published_settings():
+    c = train_noiseTransfer.Config()
+    assert (c.batch, c.patch, c.epochs, c.steps_per_epoch) == (32, 96, 200, 2000)
+    assert (c.lr, c.lr_decay, c.betas, c.weight_decay) == (1e-4, "constant", (0.5, 0.99), 1e-7)
+    assert (c.queue_size, c.momentum, c.temperature, c.embed_dim) == (4096, 0.999, 0.1, 128)
+    assert (c.w_gan, c.w_fm_gan, c.w_consistency) == (1, 100, 100)
+    assert (c.w_contra_adv, c.w_fm_noise, c.ema) == (1, 100, 0)
+    assert c.p_real == pytest.approx(320 / 1120)
+    for script, weight_decay in ((train_denoiser, 1e-5), (train_denoiser_synthetic, 1e-6)):
+        c = script.Config()
+        assert (c.denoiser, c.batch, c.patch, c.border) == ("ridnet", 32, 88, 4)
+        assert (c.epochs, c.steps_per_epoch, c.lr, c.lr_decay) == (200, 5000, 1e-4, "halve")
+        assert (c.halve_after, c.weight_decay, c.ema) == ((150, 170, 190), weight_decay, 0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("flags", [["--preset", "lite"], ["--debug"], ["--preset=lite", "--debug"]])
+def test_presets_of_the_scripts_resolve(script, flags):
+    c = parse(script.Config, flags, script.PRESETS, script.DEBUG)
+    expected = (script.PRESETS["lite"] if "--debug" not in flags else {}) | (
+        script.DEBUG if "--debug" in flags else {}
+    )
+    assert {k: getattr(c, k) for k in expected} == expected
+
+
+# ---------------------------------------------------------------------------------------- device
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    def pretend(count: int) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("gpu", "count", "expected", "said"),
+    [
+        ("0", 2, "cuda:0", 0),
+        ("1", 2, "cuda:1", 0),
+        ("0,1", 2, "cuda:0", 1),
+        ("1, 0", 2, "cuda:1", 1),
+        ("0", 0, "cpu", 1),
+        ("0,1", 0, "cpu", 1),
+        ("cpu", 2, "cpu", 0),
+        ("cpu", 0, "cpu", 0),
+    ],
+)
+def test_choose_device(gpus, capsys, gpu, count, expected, said):
+    gpus(count)
+    assert choose_device(gpu) == torch.device(expected)
+    assert len(capsys.readouterr().out.splitlines()) == said
+
+
+@pytest.mark.parametrize("count", [0, 2])
+@pytest.mark.parametrize("gpu", ["7", "x", "", "-1", "0,x", "cuda:0", "1.5"])
+def test_devices_that_are_not_there(gpus, gpu, count):
+    gpus(count)
+    with pytest.raises(UserError, match=re.escape(f"--gpu {gpu}:")):
+        choose_device(gpu)
+
+
+def test_a_list_with_a_missing_device(gpus):
+    gpus(2)
+    with pytest.raises(UserError, match="no GPU 7, the GPUs here are 0 to 1"):
+        choose_device("0,7")
+
+
+# ------------------------------------------------------------------------------------ provenance
+
+
+def test_provenance(monkeypatch):
+    monkeypatch.setattr(config.sys, "argv", ["/somewhere/train_denoiser.py", "--gpu", "0"])
+    record = provenance()
+    assert record["command"] == "python train_denoiser.py --gpu 0"
+    assert set(config.PACKAGES) | {"python"} == record["versions"].keys()
+    assert "missing" not in record["versions"]["torch"]
+    assert record["hardware"]
+
+
+def test_hardware_without_a_gpu(gpus):
+    gpus(0)
+    assert re.fullmatch(r"CPU, \d+ threads, \w+", provenance()["hardware"])
+
+
+def test_git_commit(monkeypatch, tmp_path):
+    assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?|unknown", git_commit())
+
+    def no_git(*args: object, **kwargs: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert git_commit() == "unknown"

@@ -1,0 +1,449 @@
+"""The training scripts from the command line to the files, on tiny images and networks."""
+
+import functools
+import json
+import math
+import re
+import runpy
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+import models.encoder
+import models.generator
+import train_denoiser as REAL
+import train_denoiser_synthetic as SYNTHETIC
+import train_noiseTransfer as NT
+from data.items import Triplet
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models.layers import SpectralWeight
+from tests.golden import recipe
+from utils.checkpoint import load_state
+from utils.errors import UserError
+from utils.evaluation import denoiser_from_checkpoint
+from utils.training import StopWatch
+
+SCRIPTS = [NT, REAL, SYNTHETIC]
+LOAD = functools.cache(NoiseTransfer.from_checkpoint)  # a second or so each time
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shallow() -> Iterator[None]:
+    """One block a stage: a third of the time, and nothing here depends on the depth."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
+        patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def images(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(recipe.image(seed, shape))
+
+
+# ----------------------------------------------------------------------------------------- main
+
+
+def write_png(path: Path, height: int, width: int, seed: int, like: Path | None = None) -> None:
+    """Random pixels; or those of `like`, noisy."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(40, 216, (height, width, 3), np.uint8)
+    if like is not None:
+        noise = rng.normal(0, 8, pixels.shape)
+        pixels = (cv2.imread(str(like)) + noise).round().clip(0, 255).astype(np.uint8)
+    assert cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture(scope="module")
+def data(shallow: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """train_images, test_images and weights NT, all tiny."""
+    root = tmp_path_factory.mktemp("data")
+    for i, iso in enumerate(("00100", "00800", "00100")):
+        scene = root / f"train_images/sidd/Data/000{i}_001_S6_{iso}_00060_3200_L"
+        clean = scene / f"000{i}_GT_SRGB_010.PNG"
+        write_png(clean, 24, 32, i)
+        write_png(scene / f"000{i}_NOISY_SRGB_010.PNG", 24, 32, i, like=clean)
+        write_png(root / f"train_images/DIV2K/DIV2K_train_HR/000{i}.png", 28, 20, 10 + i)
+        write_png(root / f"test_images/pairs/groundtruth/{i}.png", 16, 20, 20 + i)
+        clean = root / f"test_images/pairs/groundtruth/{i}.png"
+        write_png(root / f"test_images/pairs/input/{i}.png", 16, 20, 30 + i, like=clean)
+        write_png(root / f"test_images/BSDS500/data/images/test/{i}.png", 16, 20, 40 + i)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        write_nt(root / "NT", 8, 8)
+    return root
+
+
+def write_nt(folder: Path, encoder_dim: int, generator_dim: int) -> None:
+    folder.mkdir()
+    torch.save(NoiseEncoder(4, encoder_dim).state_dict(), folder / "encoder_k.pt")
+    torch.save(NoiseGenerator(4, generator_dim).state_dict(), folder / "VUNet.pt")
+
+
+Command = Callable[..., list[str]]
+
+
+@pytest.fixture
+def command(data: Path, tmp_path: Path) -> Command:
+    """command(script, *flags) -> argv of a tiny run on the CPU below tmp_path."""
+
+    def command(script: ModuleType, *flags: str) -> list[str]:
+        own = ["--embed-dim", "8"] if script is NT else ["--nt", str(data / "NT"), "--border", "2"]
+        return [
+            *("--debug", "--gpu", "cpu", "--batch", "2", "--patch", "16", *own),
+            *("--train-images", str(data / "train_images")),
+            *("--test-images", str(data / "test_images"), "--cache", str(tmp_path / "cache")),
+            *("--run", str(tmp_path / "run"), *flags),
+        ]
+
+    return command
+
+
+@pytest.fixture(autouse=True)
+def quick_loading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NoiseTransfer, "from_checkpoint", LOAD)
+
+
+def stats(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+
+
+def networks(run: Path) -> dict[str, Tensor]:
+    return torch.load(run / "checkpoint.pt", weights_only=True)["networks"]
+
+
+def below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+FILES = {
+    NT: {"VUNet.pt", "encoder_q.pt", "encoder_k.pt"},
+    REAL: {"ridnet_g.pt"},
+    SYNTHETIC: {"ridnet_g.pt"},
+}
+VALIDATION = {NT: "val/pairs", REAL: "val/pairs", SYNTHETIC: "val/BSDS500"}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_run_and_resume(script, command, tmp_path, capsys):
+    run = tmp_path / "run"
+    script.main(command(script, "--epochs", "1"))
+    assert "finished after step 2" in capsys.readouterr().out
+    record = {"checkpoint.pt", "config.json", "stats.jsonl", "tensorboard"}
+    assert {p.name for p in run.iterdir()} == record | FILES[script]
+    first = (run / "stats.jsonl").read_text()
+    groups = [(x["group"], x["step"]) for x in stats(run)]
+    assert groups == [("train", 1), ("train", 2), (VALIDATION[script], 2)]
+    assert all(math.isfinite(v) for x in stats(run) for v in x.values() if isinstance(v, float))
+    before = networks(run)
+
+    script.main(command(script, "--epochs", "2"))
+    said = capsys.readouterr().out
+    assert f"Resuming {run} after step 2" in said
+    assert "finished after step 4" in said
+    second = (run / "stats.jsonl").read_text()
+    assert second.startswith(first)
+    assert [(x["group"], x["step"]) for x in stats(run)[3:]] == [
+        ("train", 3),
+        ("train", 4),
+        (VALIDATION[script], 4),
+    ]
+    assert not equal(networks(run), before)
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert len(board.Tags()["images"]) == 1
+    assert f"{VALIDATION[script]}/{'akld' if script is NT else 'psnr'}" in board.Tags()["scalars"]
+
+    script.main(command(script, "--epochs", "2"))  # finished: nothing to do, nothing to lose
+    assert (run / "stats.jsonl").read_text() == second
+
+
+def test_weights_of_train_noise_transfer_are_those_of_its_checkpoint(command, tmp_path):
+    run = tmp_path / "run"
+    NT.main(command(NT, "--epochs", "1"))
+    state = networks(run)
+    for file, prefix in (
+        ("VUNet.pt", "generator."),
+        ("encoder_q.pt", "encoder_q."),
+        ("encoder_k.pt", "encoder_k."),
+    ):
+        assert equal(load_state(run / file), below(state, prefix))
+    noisy = LOAD.__wrapped__(run).transfer(images(1, 2, 3, 9, 12), images(2, 1, 3, 16, 16))
+    assert noisy.shape == (2, 3, 9, 12)
+
+
+def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_path):
+    NT.main(command(NT, "--epochs", "1", "--ema", "0.5", "--lr", "0.01"))
+    state, saved = networks(tmp_path / "run"), load_state(tmp_path / "run" / "VUNet.pt")
+    for key, value in saved.items():
+        if key.endswith("weight_orig"):
+            assert torch.equal(value, state[f"generator_ema.{key}"])
+            assert not torch.equal(value, state[f"generator.{key}"])
+    generator = NoiseGenerator(4, 8).eval()
+    generator.load_state_dict(saved)
+    norms = [
+        torch.linalg.svdvals(w().transpose(0, w.dim).flatten(1))[0].item()
+        for w in generator.modules()
+        if isinstance(w, SpectralWeight)
+    ]
+    assert np.median(norms) == pytest.approx(1, abs=1e-4)
+    assert max(norms) < 1.02
+
+
+@pytest.mark.parametrize("denoiser", ["ridnet", "dncnn", "unet"])
+@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
+def test_each_denoiser(script, denoiser, command, tmp_path):
+    run = tmp_path / "run"
+    script.main(command(script, "--epochs", "1", "--denoiser", denoiser, "--steps-per-epoch", "1"))
+    state, file = networks(run), run / f"{denoiser}_g.pt"
+    assert equal(load_state(file), below(state, "denoiser."))
+    assert denoiser_from_checkpoint(file)(images(1, 2, 3, 9, 12)).shape == (2, 3, 9, 12)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        (NT, ["--ema", "0.9", "--lr-decay", "cosine", "--warm-up", "2"]),
+        (REAL, ["--denoiser", "dncnn", "--ema", "0.9", "--lr-decay", "cosine"]),
+        (REAL, ["--ema", "0.9", "--halve-after", "1"]),
+    ],
+)  # fmt: skip
+def test_an_interrupted_run_ends_like_one_that_was_not(
+    script, flags, command, tmp_path, monkeypatch
+):
+    """Stopped by the clock in mid-epoch, then killed in mid-epoch, then left to finish."""
+    script.main(command(script, *flags, "--run", str(tmp_path / "whole")))
+
+    train_step, done = script.train_step, []
+
+    def counted(*args: object) -> dict:
+        if len(done) == kill_at:
+            raise KeyboardInterrupt
+        done.append(args)
+        return train_step(*args)
+
+    monkeypatch.setattr(script, "train_step", counted)
+    kill_at = None
+    with monkeypatch.context() as patch:
+        patch.setattr(StopWatch, "is_over", lambda self: len(done) == 1)
+        script.main(command(script, *flags))
+    assert len(done) == 1
+    kill_at = 3
+    with pytest.raises(KeyboardInterrupt):
+        script.main(command(script, *flags))
+    kill_at = None
+    script.main(command(script, *flags))
+    assert len(done) == 5  # step 3 was lost and done again
+
+    whole, parts = (
+        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run")
+    )
+    assert whole["step"] == parts["step"] == 4
+    assert equal(parts["networks"], whole["networks"])
+    for name, optimiser in whole["optimisers"].items():
+        assert parts["optimisers"][name]["param_groups"] == optimiser["param_groups"]
+        for i, moments in optimiser["state"].items():
+            assert equal(parts["optimisers"][name]["state"][i], moments)
+    file = "VUNet.pt" if script is NT else next(p.name for p in (tmp_path / "run").glob("*_g.pt"))
+    assert equal(load_state(tmp_path / "run" / file), load_state(tmp_path / "whole" / file))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_dry_run_writes_nothing(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    script.main(["--dry-run", "--preset", "lite", "--gpu", "7", "--batch", "5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert {"preset = lite", "batch = 5", "width = 16", "dry_run = True"} <= set(lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_minutes_left_stops_and_saves(script, command, tmp_path, capsys):
+    script.main(command(script, "--max-minutes", "0"))
+    assert "stopped, the same command goes on after step 0" in capsys.readouterr().out
+    run = tmp_path / "run"
+    assert FILES[script] | {"checkpoint.pt"} <= {p.name for p in run.iterdir()}
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 0
+    assert stats(run) == []
+
+
+def test_bundled_sample_where_there_are_no_images(command, data, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def write_sample(root: Path) -> Path:
+        asked.append(root)
+        return data  # in its place, to save the time
+
+    monkeypatch.setattr("data.training.write_sample", write_sample)
+    REAL.main(command(REAL, "--train-images", str(tmp_path / "none"), "--max-minutes", "0"))
+    assert asked == [tmp_path / "cache" / "sample"]
+    assert "using the bundled sample" in capsys.readouterr().out
+
+
+class Items:
+    """In place of a data set: constant patches, so that it shows which one is used for what."""
+
+    def triplets(self, n: int, rng: object) -> Triplet:
+        return Triplet(*(torch.full((n, 3, 16, 16), value) for value in (0.25, 0.5, 0.75)))
+
+    def clean_patches(self, n: int, rng: object) -> Tensor:
+        return torch.full((n, 3, 16, 16), 0.25)
+
+
+@pytest.mark.parametrize(("script", "expected"), [(REAL, 0.75), (SYNTHETIC, 0.5)])
+def test_reference_of_the_denoisers(script, expected, command, monkeypatch):
+    """Real: the other view, never the patch's own noise; synthetic: the patch itself, noisy."""
+    seen = []
+
+    def step(
+        s: object, c: object, transfer: object, clean: Tensor, reference: Tensor, noise
+    ) -> dict:
+        seen.append((clean.unique().tolist(), reference.unique().tolist()))
+        s.step += 1
+        return {"loss_l1": torch.tensor(0.0)}
+
+    monkeypatch.setattr(script, "open_items", lambda c, device: Items())
+    monkeypatch.setattr(script, "train_step", step)
+    monkeypatch.setattr(script, "find_test_sets", lambda root: [])
+    if script is SYNTHETIC:
+        monkeypatch.setattr(script, "add_noise", lambda clean, model, generator: clean + 0.25)
+    script.main(command(script, "--epochs", "1", "--steps-per-epoch", "1"))
+    assert seen == [([0.25], [expected])]
+
+
+# ------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_no_images_leaves_with_status_2(script, command, data, tmp_path, monkeypatch, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    argv = command(script, "--train-images", str(empty))
+    monkeypatch.setattr("sys.argv", [script.__file__, *argv])
+    with pytest.raises(SystemExit) as leave:
+        runpy.run_path(script.__file__, run_name="__main__")
+    assert leave.value.code == 2
+    shown = capsys.readouterr().err
+    assert f"error: {empty}: no training images" in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"), [(REAL, "no noisy/clean pairs"), (SYNTHETIC, "no photographs")]
+)
+def test_images_of_the_other_kind_alone(script, flags, command, data, tmp_path):
+    kind = "DIV2K" if script is REAL else "sidd"
+    shutil.copytree(data / "train_images" / kind, tmp_path / "images" / kind)
+    with pytest.raises(UserError, match=flags):
+        script.main(command(script, "--train-images", str(tmp_path / "images")))
+
+
+@pytest.mark.parametrize("kind", ["DIV2K", "sidd"])
+def test_one_kind_of_images_is_enough_for_the_generator(kind, command, data, tmp_path):
+    images = str(data / "train_images" / kind)
+    NT.main(command(NT, "--train-images", images, "--epochs", "1", "--steps-per-epoch", "1"))
+    assert stats(tmp_path / "run")[0]["step"] == 1
+
+
+@pytest.mark.parametrize(("script", "patch"), [(NT, "28"), (REAL, "28"), (SYNTHETIC, "24")])
+def test_image_smaller_than_the_patch(script, patch, command, data):
+    with pytest.raises(UserError, match=rf"smaller than the {patch}x{patch} patch") as error:
+        script.main(command(script, "--patch", patch))
+    assert str(data / "train_images") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "message"),
+    [
+        (NT, ["--patch", "30"], "--patch 30: at least 16, divisible by 4"),
+        (NT, ["--patch", "8"], "--patch 8: at least 16, divisible by 4"),
+        (NT, ["--batch", "17"], "--batch 17: 1 to --queue-size 16"),
+        (NT, ["--batch", "0"], "--batch 0: 1 to --queue-size 16"),
+        (REAL, ["--patch", "12"], "--patch 12: at least 16"),
+        (SYNTHETIC, ["--patch", "20", "--border", "10"], "--patch 20: at least 21"),
+    ],
+)
+def test_settings_that_cannot_work(script, flags, message, command, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        script.main(command(script, *flags))
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_folder_that_is_a_file(command, tmp_path):
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(UserError, match="run: no folder to write a run into"):
+        REAL.main(command(REAL))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_run_folder_of_another_width(script, command, tmp_path):
+    script.main(command(script, "--max-minutes", "0"))
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(UserError, match="run with other networks") as error:
+        script.main(command(script, "--width", "6"))
+    assert str(tmp_path / "run" / "checkpoint.pt") in str(error.value)
+    assert "\n" not in str(error.value)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_run_folder_of_another_denoiser(command):
+    REAL.main(command(REAL, "--max-minutes", "0"))
+    with pytest.raises(UserError, match="run with other networks"):
+        REAL.main(command(REAL, "--denoiser", "unet"))
+
+
+def test_run_folder_with_a_damaged_checkpoint(command, tmp_path):
+    REAL.main(command(REAL, "--max-minutes", "0"))
+    path = tmp_path / "run" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged"):
+        REAL.main(command(REAL))
+
+
+@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
+def test_generator_of_two_runs_or_none(script, command, tmp_path):
+    write_nt(tmp_path / "mixed", 8, 12)
+    with pytest.raises(UserError, match=r"mixed: encoder_k\.pt embeds into 8 dimensions"):
+        script.main(command(script, "--nt", str(tmp_path / "mixed")))
+    with pytest.raises(UserError, match=r"none/encoder_k\.pt: no such checkpoint"):
+        script.main(command(script, "--nt", str(tmp_path / "none")))
+    (tmp_path / "mixed" / "VUNet.pt").write_bytes((tmp_path / "mixed/encoder_k.pt").read_bytes())
+    with pytest.raises(UserError, match=r"VUNet\.pt: not the weights of a NoiseGenerator"):
+        script.main(command(script, "--nt", str(tmp_path / "mixed")))
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command, tmp_path):
+    REAL.main(command(REAL, "--epochs", "1"))
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    for log_every in ("1", "1000"):  # found in the log's means, or when the epoch is saved
+        with pytest.raises(UserError, match="not finite"):
+            REAL.main(command(REAL, "--epochs", "3", "--lr", "1e38", "--log-every", log_every))
+        assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_unknown_gpu_and_flag(script, command):
+    with pytest.raises(UserError, match="--gpu 99"):
+        script.main(command(script, "--gpu", "99"))
+    with pytest.raises(SystemExit) as leave:
+        script.main(command(script, "--no-such-flag"))
+    assert leave.value.code == 2

@@ -1,0 +1,275 @@
+"""What one step of the training scripts updates, learning rates, and what the loops share."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import train_denoiser as REAL
+import train_denoiser_synthetic as SYNTHETIC
+import train_noiseTransfer as NT
+from data.items import Triplet
+from data.noise import NoiseModelDistribution
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models.layers import shared_spectral_norm
+from tests.golden import recipe
+from utils import training
+from utils.errors import UserError
+from utils.training import Means, StopWatch, warm_up_cosine
+
+SCRIPTS = [NT, REAL, SYNTHETIC]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in network.state_dict().items()}
+
+
+def parameters(network: nn.Module) -> dict[str, Tensor]:
+    return {k: p.detach().clone() for k, p in network.named_parameters()}
+
+
+# ----------------------------------------------------------------- one step of train_noiseTransfer
+
+
+class Recorder(torch.optim.Optimizer):
+    """Keeps the gradients that it is given and changes nothing."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network.parameters(), {})
+        self.network = network
+        self.grads: dict[str, Tensor | None] = {}
+
+    def step(self) -> None:
+        for name, p in self.network.named_parameters():
+            self.grads[name] = None if p.grad is None else p.grad.clone()
+
+
+def triplet(seed: int = 0) -> Triplet:
+    shape = (3, 3, 16, 16)
+    images = (torch.from_numpy(recipe.image(seed + i, shape)) for i in range(3))
+    return Triplet(*images)
+
+
+def sin_noise(shape: tuple, device: torch.device) -> Tensor:
+    return torch.from_numpy(recipe.noise_map(shape)).to(device)
+
+
+def small(**changes: object) -> NT.Config:
+    return NT.Config(**dict(width=4, embed_dim=8, queue_size=8) | changes)
+
+
+def recorded_step(**changes: object) -> tuple[NT.State, Recorder, Recorder]:
+    """The state after a step whose two updates were recorded and left out."""
+    c = small(**changes)
+    s = NT.State(c)
+    encoder, generator = Recorder(s.encoder_q), Recorder(s.generator)
+    s.optimisers = {"encoder": encoder, "generator": generator}
+    NT.train_step(s, c, triplet(), sin_noise)
+    return s, encoder, generator
+
+
+def test_every_parameter_gets_a_gradient_from_its_loss():
+    s, encoder, generator = recorded_step()
+    for recorder in (encoder, generator):
+        norms = {k: g.norm().item() for k, g in recorder.grads.items()}
+        assert all(math.isfinite(norm) for norm in norms.values())
+        # Far above the rounding error of a gradient that is zero in truth.
+        typical = np.median(list(norms.values()))
+        assert {k for k, norm in norms.items() if norm < 1e-5 * typical} == set()
+    assert all(p.grad is None for p in s.parameters())  # nothing left for the next step
+
+
+def test_gradients_reach_no_other_network():
+    s, encoder, generator = recorded_step()
+    assert not any(p.requires_grad for p in s.encoder_k.parameters())
+    assert not any(p.requires_grad for p in s.generator_ema.parameters())
+    no_loss = dict(w_gan=0.0, w_fm_gan=0.0, w_consistency=0.0, w_contra_adv=0.0, w_fm_noise=0.0)
+    _, encoder_only, none = recorded_step(**no_loss)
+    assert all(not g.any() for g in none.grads.values())  # the encoder's loss gives G nothing
+    assert equal(encoder_only.grads, encoder.grads)  # the generator's loss gives E_q nothing
+    assert any(g.any() for g in generator.grads.values())
+
+
+@pytest.mark.parametrize(
+    "term", ["w_gan", "w_fm_gan", "w_consistency", "w_contra_adv", "w_fm_noise"]
+)
+def test_every_term_of_the_generators_loss_reaches_it(term):
+    no_loss = dict(w_gan=0.0, w_fm_gan=0.0, w_consistency=0.0, w_contra_adv=0.0, w_fm_noise=0.0)
+    _, _, one = recorded_step(**no_loss | {term: 1.0})
+    _, _, two = recorded_step(**no_loss | {term: 2.0})
+    assert all(g.any() for g in one.grads.values())
+    for name, g in one.grads.items():
+        torch.testing.assert_close(two.grads[name], 2 * g)
+
+
+@pytest.mark.parametrize("updated", ["encoder", "generator"])
+def test_an_update_leaves_the_other_network_untouched(updated):
+    c = small(lr=1e-2)
+    s = NT.State(c)
+    networks = {"encoder": s.encoder_q, "generator": s.generator}
+    (other,) = networks.keys() - {updated}
+    s.optimisers[other] = Recorder(networks[other])
+    before = {name: parameters(network) for name, network in networks.items()}
+    NT.train_step(s, c, triplet(), sin_noise)
+    assert equal(parameters(networks[other]), before[other])
+    for name, value in parameters(networks[updated]).items():
+        assert not torch.equal(value, before[updated][name]), name
+
+
+def test_key_encoder_and_queue_after_a_step():
+    c = small(lr=1e-2, momentum=0.9)
+    s = NT.State(c)
+    assert equal(snapshot(s.encoder_k), snapshot(s.encoder_q))  # starts as a copy
+    key_encoder = copy.deepcopy(s.encoder_k)
+    queue, batch = s.keys.queue.clone(), triplet()
+    with torch.no_grad(), shared_spectral_norm(key_encoder):
+        _, z = key_encoder.embed(batch.noisy2)
+    NT.train_step(s, c, batch, sin_noise)
+    for name, p in s.encoder_k.named_parameters():  # after E_q's update, so from its new weights
+        expected = 0.9 * key_encoder.get_parameter(name) + 0.1 * s.encoder_q.get_parameter(name)
+        torch.testing.assert_close(p, expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(s.keys.queue[:, :3].T, z)
+    assert torch.equal(s.keys.queue[:, 3:], queue[:, 3:])
+    assert s.keys.pointer.item() == 3
+    assert s.step == 1
+
+
+def test_step_without_and_with_averaging():
+    for ema, moved in ((0.0, False), (0.75, True)):
+        c = small(lr=1e-2, ema=ema)
+        s = NT.State(c)
+        before = parameters(s.generator)
+        NT.train_step(s, c, triplet(), sin_noise)
+        now, average = parameters(s.generator), parameters(s.generator_ema)
+        for name in before:
+            expected = 0.75 * before[name] + 0.25 * now[name] if moved else before[name]
+            torch.testing.assert_close(average[name], expected)
+
+
+def test_initial_weights_follow_the_seed():
+    a, b, c = (snapshot(NT.State(small(seed=seed))) for seed in (0, 0, 1))
+    assert equal(a, b)
+    assert not equal(a, c)
+
+
+# -------------------------------------------------------------------- one step of the denoisers
+
+
+class Spy(nn.Module):
+    """A denoiser of one parameter that keeps its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.tensor(0.25))
+
+    def forward(self, noisy: Tensor) -> Tensor:
+        self.seen = noisy
+        return noisy + self.shift
+
+
+@pytest.mark.parametrize("border", [4, 0])
+def test_denoiser_step(border):
+    """L1 between the denoised and the clean patch, both without their border."""
+    c = REAL.Config(border=border, width=4, ema=0.5)
+    s = REAL.State(c)
+    s.denoiser, s.denoiser_ema = Spy(), Spy()
+    s.optimisers = {"denoiser": torch.optim.SGD(s.denoiser.parameters(), lr=0.5)}
+    transfer = NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    before = snapshot(transfer)
+    clean, reference = triplet(0).clean, triplet(5).clean
+    values = REAL.train_step(s, c, transfer, clean, reference, sin_noise)
+
+    inside = slice(border, 16 - border)
+    noisy = transfer.transfer(clean, reference, sin_noise)[..., inside, inside]
+    torch.testing.assert_close(s.denoiser.seen, noisy)
+    error = noisy + 0.25 - clean[..., inside, inside]
+    assert values["loss_l1"].item() == pytest.approx(error.abs().mean().item(), rel=1e-5)
+    shift = 0.25 - 0.5 * error.sign().mean().item()
+    assert s.denoiser.shift.item() == pytest.approx(shift, rel=1e-5)
+    assert s.denoiser_ema.shift.item() == pytest.approx((0.25 + shift) / 2, rel=1e-5)
+    assert s.step == 1
+    assert equal(snapshot(transfer), before)
+
+
+def test_synthetic_noise_models():
+    reference, validation = SYNTHETIC.REFERENCE_NOISE, SYNTHETIC.VALIDATION_NOISE
+    thirds = (1 / 3, 1 / 3, 1 / 3)
+    assert reference == NoiseModelDistribution(thirds, sigma=(0, 50), chi=(5, 50))
+    assert validation == NoiseModelDistribution((0, 0, 1), sigma=(25, 25), chi=(30, 30))
+
+
+# ------------------------------------------------------------------------------ learning rates
+
+
+@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
+def test_halved_after_150_170_and_190_epochs(script):
+    c = script.Config()
+    rates = [script.learning_rate(c, epoch * 5000 + at) for epoch in range(200) for at in (0, 4999)]
+    expected = 150 * [1] + 20 * [1 / 2] + 20 * [1 / 4] + 10 * [1 / 8]
+    assert rates == pytest.approx([1e-4 * x for x in expected for _ in range(2)])
+
+
+def test_constant_rate():
+    c = NT.Config()
+    assert {NT.learning_rate(c, step) for step in (0, 1, 199_999, 399_999)} == {1e-4}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_cosine_rate(script):
+    c = script.Config(lr=2.0, lr_decay="cosine", epochs=4, steps_per_epoch=25, warm_up=0)
+    assert script.learning_rate(c, 0) == 2
+    assert script.learning_rate(c, 50) == pytest.approx(1)
+    assert script.learning_rate(c, 25) == pytest.approx(1 + math.sqrt(0.5))
+    assert 0 < script.learning_rate(c, 99) < 0.001
+
+
+def test_warm_up():
+    """Linear: 1/4, 2/4, 3/4, 1 times the cosine."""
+    for step, rise in enumerate((0.25, 0.5, 0.75, 1, 1)):
+        plain = warm_up_cosine(step, 100, 0)
+        assert warm_up_cosine(step, 100, 4) == pytest.approx(rise * plain)
+
+
+# ------------------------------------------------------------------------ means, watch, lost runs
+
+
+def test_means_since_the_last_reading():
+    means = Means(torch.device("cpu"))
+    for value in (1.0, 2.0, 6.0):
+        means.update({"a": torch.tensor(value), "b": torch.tensor(-value)})
+    assert means.read(3) == {"a": 3, "b": -3}
+    means.update({"a": torch.tensor(5.0), "b": torch.tensor(7.0)})
+    assert means.read(4) == {"a": 5, "b": 7}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_means_that_are_not_finite(value):
+    means = Means(torch.device("cpu"))
+    means.update({"a": torch.tensor(value)})
+    with pytest.raises(UserError, match="not finite by step 7"):
+        means.read(7)
+
+
+def test_stop_watch(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    watch, never = StopWatch(2), StopWatch(None)
+    now[0] = 219.0
+    assert not watch.is_over()
+    now[0] = 221.0
+    assert watch.is_over()
+    assert not never.is_over()
