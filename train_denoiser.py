@@ -43,8 +43,8 @@ from utils.training import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Train a denoiser on transferred real noise."""
+class DenoiserConfig:
+    """The settings that training on real and on synthetic noise share."""
 
     preset: Literal["paper", "lite"] = "paper"
     """Set of defaults; explicit flags win."""
@@ -52,19 +52,15 @@ class Config:
     """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
     gpu: str = "0"
     """CUDA device number, or cpu."""
-    run: Path = Path("runs/sidd")
-    """Where the run's checkpoint, weights and logs go."""
     seed: int = 0
     nt: Path = Path("ckpts/NT")
     """Noise generator: folder of VUNet.pt and encoder_k.pt."""
 
     # Data
     train_images: Path = Path("train_images")
-    """Searched for SIDD and paired folders where --pairs is not given."""
-    pairs: tuple[Path, ...] = ()
-    """Folders of real noisy/clean pairs; one named twice counts twice."""
+    """Searched for training images where their folders are not given."""
     test_images: Path = Path("test_images")
-    """Validation sets; every one with real pairs is used."""
+    """Searched for validation sets; whatever fits is used."""
     cache: Path = Path("cache")
     """Where decoded images are kept."""
 
@@ -84,7 +80,6 @@ class Config:
     """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
     halve_after: tuple[int, ...] = (150, 170, 190)
     warm_up: int = 0
-    weight_decay: float = 1e-5
     ema: float = 0.0
     """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
 
@@ -96,6 +91,17 @@ class Config:
     """Images a validation set; all by default."""
     dry_run: bool = False
     """Print the resolved configuration and leave."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DenoiserConfig):
+    """Train a denoiser on transferred real noise."""
+
+    run: Path = Path("runs/sidd")
+    """Where the run's checkpoint, weights and logs go."""
+    pairs: tuple[Path, ...] = ()
+    """Folders of real noisy/clean pairs; one named twice counts twice."""
+    weight_decay: float = 1e-5
 
 
 # One row a preset: what differs from the defaults above, which are the paper's.
@@ -115,7 +121,7 @@ DEBUG = dict(
 class State(TrainingState):
     """The denoiser, its running average, and the optimiser."""
 
-    def __init__(self, c: Config, device: torch.device | str = "cpu") -> None:
+    def __init__(self, c: DenoiserConfig, device: torch.device | str = "cpu") -> None:
         super().__init__()
         torch.manual_seed(c.seed)  # the denoiser's initial weights
         self.denoiser = build_denoiser(c.denoiser, c.width)
@@ -136,7 +142,7 @@ class State(TrainingState):
 
 def train_step(
     s: State,
-    c: Config,
+    c: DenoiserConfig,
     transfer: NoiseTransfer,
     clean: Tensor,
     reference: Tensor,
@@ -158,7 +164,7 @@ def train_step(
     return {"loss_l1": loss}
 
 
-def learning_rate(c: Config, step: int) -> float:
+def learning_rate(c: DenoiserConfig, step: int) -> float:
     if c.lr_decay == "cosine":
         return c.lr * warm_up_cosine(step, c.epochs * c.steps_per_epoch, c.warm_up)
     epochs_done = step // c.steps_per_epoch

@@ -4,7 +4,7 @@
     python train_denoiser_synthetic.py --preset lite --run runs/synthetic_lite
     python train_denoiser_synthetic.py --debug                # a minute, exercises everything
 
-The update is train_denoiser.py's; settings, data and validation are its own. Input:
+Update, presets and common settings are train_denoiser.py's. Input:
 NoiseTransfer's noise on a clean patch; its reference is the same patch under Gaussian or
 Poisson noise, or both. Target: the clean patch. The same command resumes an interrupted run. The
 run folder ends up with <denoiser>_g.pt (for `--synthetic FOLDER` of supp_tbl.py and `--checkpoint`
@@ -13,7 +13,6 @@ of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -25,7 +24,8 @@ from data.training import find_pairs_and_photos, open_photos
 from models import NoiseTransfer
 from models.generator import normal_noise
 from models.noise_transfer import MIN_REFERENCE
-from train_denoiser import State, learning_rate, show, train_step
+from train_denoiser import DEBUG as REAL_DEBUG
+from train_denoiser import PRESETS, DenoiserConfig, State, learning_rate, show, train_step
 from utils.config import choose_device, parse, print_config
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, mean_over_images
@@ -35,73 +35,17 @@ from utils.training import Means, StopWatch, save_weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DenoiserConfig):
     """Train a denoiser on transferred synthetic noise."""
 
-    preset: Literal["paper", "lite"] = "paper"
-    """Set of defaults; explicit flags win."""
-    debug: bool = False
-    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
-    gpu: str = "0"
-    """CUDA device number, or cpu."""
     run: Path = Path("runs/synthetic")
     """Where the run's checkpoint, weights and logs go."""
-    seed: int = 0
-    nt: Path = Path("ckpts/NT")
-    """Noise generator: folder of VUNet.pt and encoder_k.pt."""
-
-    # Data
-    train_images: Path = Path("train_images")
-    """Searched for photographs where --photos is not given."""
     photos: tuple[Path, ...] = ()
     """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
-    test_images: Path = Path("test_images")
-    """Validation sets; every one of clean images (BSDS500) is used."""
-    cache: Path = Path("cache")
-    """Where decoded images are kept."""
-
-    # Network
-    denoiser: Literal["ridnet", "dncnn", "unet"] = "ridnet"
-    width: int = 64
-
-    # Optimisation
-    batch: int = 32
-    patch: int = 88
-    """Pixels a side for the generator; border are cut off each side for the denoiser."""
-    border: int = 4
-    epochs: int = 200
-    steps_per_epoch: int = 5000
-    lr: float = 1e-4
-    lr_decay: Literal["halve", "cosine"] = "halve"
-    """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
-    halve_after: tuple[int, ...] = (150, 170, 190)
-    warm_up: int = 0
     weight_decay: float = 1e-6
-    ema: float = 0.0
-    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
-
-    # Running
-    max_minutes: float | None = None
-    """Stop, saved, after this long; the same command goes on."""
-    log_every: int = 100
-    val_limit: int | None = None
-    """Images a validation set; all by default."""
-    dry_run: bool = False
-    """Print the resolved configuration and leave."""
 
 
-# One row a preset: what differs from the defaults above, which are the paper's.
-PRESETS = {
-    "paper": {},
-    "lite": dict(
-        width=16, batch=8, patch=64, epochs=10, steps_per_epoch=300,
-        lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
-    ),
-}  # fmt: skip
-DEBUG = dict(
-    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, val_limit=2, log_every=1,
-    run=Path("runs/debug_synthetic"),
-)  # fmt: skip
+DEBUG = REAL_DEBUG | {"run": Path("runs/debug_synthetic")}
 
 # The reference's noise: Gaussian, Poisson or both; sigma of 255, chi in photons of white.
 REFERENCE_NOISE = NoiseModelDistribution((1 / 3, 1 / 3, 1 / 3), sigma=(0, 50), chi=(5, 50))

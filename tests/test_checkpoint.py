@@ -9,27 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from models import NoiseEncoder, NoiseGenerator
 from tests.golden import recipe
+from tests.helpers import equal_states
 from utils import checkpoint
 from utils.checkpoint import load_state, load_weights, read_torch_file, save_atomically, sha256
 from utils.errors import UserError
 from utils.training import TrainingState, average_weights, save_weights
 
 NETWORKS = {"encoder": NoiseEncoder, "generator": NoiseGenerator}
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 # --------------------------------------------------------------------------------- official files
@@ -46,7 +36,7 @@ def test_official_state_dict_loads(tmp_path, official_shapes, name, prefix):
     torch.save(state, tmp_path / "official.pt")
     network = NETWORKS[name]()
     load_weights(network, tmp_path / "official.pt")
-    assert equal({prefix + k: v for k, v in network.state_dict().items()}, state)
+    assert equal_states({prefix + k: v for k, v in network.state_dict().items()}, state)
 
 
 def test_own_file_is_a_plain_state_dict_on_the_cpu(tmp_path, device):
@@ -54,7 +44,7 @@ def test_own_file_is_a_plain_state_dict_on_the_cpu(tmp_path, device):
     save_weights(network, tmp_path / "VUNet.pt")
     plain = torch.load(tmp_path / "VUNet.pt", weights_only=True)
     assert {v.device.type for v in plain.values()} == {"cpu"}
-    assert equal(plain, {k: v.cpu() for k, v in network.state_dict().items()})
+    assert equal_states(plain, {k: v.cpu() for k, v in network.state_dict().items()})
 
 
 def test_half_precision_becomes_float32_and_integers_stay(tmp_path):
@@ -73,7 +63,7 @@ def test_half_precision_becomes_float32_and_integers_stay(tmp_path):
 def test_files_from_before_the_zip_format_load(tmp_path):
     network = nn.Linear(2, 3)
     torch.save(network.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    assert equal(load_state(tmp_path / "old.pt"), network.state_dict())
+    assert equal_states(load_state(tmp_path / "old.pt"), network.state_dict())
 
 
 # --------------------------------------------------------------------------------------- refused
@@ -175,7 +165,7 @@ def test_another_networks_file(tmp_path):
     with pytest.raises(UserError, match=r"not the weights of NoiseEncoder") as error:
         load_weights(network, path)
     assert str(path) in str(error.value)
-    assert equal(network.state_dict(), before)
+    assert equal_states(network.state_dict(), before)
 
 
 def test_file_with_a_key_too_many(tmp_path):
@@ -194,7 +184,7 @@ def test_file_of_another_width(tmp_path):
     assert str(path) in str(error.value)
     assert "(8, 3, 3, 3)" in str(error.value)
     assert "(4, 3, 3, 3)" in str(error.value)
-    assert equal(network.state_dict(), before)
+    assert equal_states(network.state_dict(), before)
 
 
 # --------------------------------------------------------------------------------------- writing
@@ -260,7 +250,7 @@ class State(TrainingState):
 
 def test_training_state_goes_on_exactly(tmp_path):
     state, other = State(), State()
-    assert not equal(state.state_dict(), other.state_dict())
+    assert not equal_states(state.state_dict(), other.state_dict())
     for _ in range(3):
         state.update()
     state.save(tmp_path / "c.pt")
@@ -269,7 +259,7 @@ def test_training_state_goes_on_exactly(tmp_path):
     for _ in range(2):
         state.update()
         other.update()
-    assert equal(state.state_dict(), other.state_dict())
+    assert equal_states(state.state_dict(), other.state_dict())
 
 
 def test_training_state_of_other_networks(tmp_path):

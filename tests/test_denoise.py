@@ -11,6 +11,7 @@ from PIL import Image
 
 import denoise
 from models import build_denoiser
+from tests.helpers import read_png
 from utils import folder_jobs
 from utils.errors import UserError
 
@@ -33,13 +34,6 @@ def save_denoiser(path: Path, name: str, identity: bool = True) -> None:
 def pixels(height: int, width: int, channels: int = 3) -> np.ndarray:
     rng = np.random.default_rng(height * width)
     return rng.integers(0, 256, (height, width, channels), np.uint8)
-
-
-def read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.mode == "RGB"
-        return np.asarray(image)
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def test_folder_through_the_identity(name, photos, run, tmp_path, device, capsys
     save_denoiser(tmp_path / "ckpts" / f"{name}_g.pt", name)
     assert run(photos, "--gpu", "cpu" if device.type == "cpu" else "0") == 0
     for height, width in SIZES:
-        found = read(tmp_path / "out" / f"{width} wide" / f"{height}.png")
+        found = read_png(tmp_path / "out" / f"{width} wide" / f"{height}.png")
         assert np.array_equal(found, pixels(height, width))
     assert "4 images written" in capsys.readouterr().out
 
@@ -86,7 +80,7 @@ def test_result_is_the_network_clipped(photos, run, tmp_path):
     with torch.no_grad():
         denoised = net(torch.from_numpy(noisy).permute(2, 0, 1)[None] / 255)
     expected = np.round(denoised[0].permute(1, 2, 0).numpy().clip(0, 1) * 255)
-    found = read(tmp_path / "out" / "33.png")
+    found = read_png(tmp_path / "out" / "33.png")
     assert np.array_equal(found, expected)
     assert not np.array_equal(found, noisy)
 
@@ -105,10 +99,10 @@ def test_grey_alpha_palette_and_16_bit(run, tmp_path):
     save_denoiser(tmp_path / "ckpts" / "unet_g.pt", "unet")
     assert run(folder) == 0
     out = tmp_path / "out"
-    assert np.array_equal(read(out / "grey.png"), np.repeat(grey, 3, axis=2))
-    assert np.array_equal(read(out / "alpha.png"), rgba[..., :3])
-    assert np.array_equal(read(out / "deep.png"), rgb)
-    assert np.array_equal(read(out / "palette.png"), np.asarray(few.convert("RGB")))
+    assert np.array_equal(read_png(out / "grey.png"), np.repeat(grey, 3, axis=2))
+    assert np.array_equal(read_png(out / "alpha.png"), rgba[..., :3])
+    assert np.array_equal(read_png(out / "deep.png"), rgb)
+    assert np.array_equal(read_png(out / "palette.png"), np.asarray(few.convert("RGB")))
 
 
 def test_checkpoint_is_a_file_or_a_folder_with_one(photos, run, tmp_path):

@@ -9,6 +9,7 @@ from data.items import Triplet
 from models import NoiseEncoder, NoiseGenerator
 from models.losses import contrastive_loss
 from tests.golden import recipe
+from tests.helpers import load_recipe
 from utils.filters import gaussian_blur
 
 
@@ -24,12 +25,6 @@ def check(x: torch.Tensor, summary: dict, tolerance: float = 1e-4) -> None:
     assert flat.std().item() == pytest.approx(summary["std"], abs=tolerance)
     assert flat[:4].tolist() == pytest.approx(summary["first"], abs=tolerance)
     assert flat[-4:].tolist() == pytest.approx(summary["last"], abs=tolerance)
-
-
-def load(network: torch.nn.Module, name: str, shapes: dict) -> torch.nn.Module:
-    state = recipe.weights(name, shapes[name])
-    network.load_state_dict({key: torch.from_numpy(value) for key, value in state.items()})
-    return network
 
 
 def sin_noise(shape: tuple, device: torch.device) -> torch.Tensor:
@@ -52,12 +47,12 @@ def inputs() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def encoder(official_shapes: dict) -> NoiseEncoder:
-    return load(NoiseEncoder(), "encoder", official_shapes).eval()
+    return load_recipe(NoiseEncoder(), "encoder", official_shapes).eval()
 
 
 @pytest.fixture(scope="module")
 def generator(official_shapes: dict) -> NoiseGenerator:
-    return load(NoiseGenerator(), "generator", official_shapes).eval()
+    return load_recipe(NoiseGenerator(), "generator", official_shapes).eval()
 
 
 @torch.no_grad()
@@ -107,8 +102,8 @@ def test_three_training_steps(golden, official_shapes, device):
     c = script.Config()
     state = script.State(c, device)
     for encoder in (state.encoder_q, state.encoder_k):
-        load(encoder, "encoder", official_shapes)
-    load(state.generator, "generator", official_shapes)
+        load_recipe(encoder, "encoder", official_shapes)
+    load_recipe(state.generator, "generator", official_shapes)
     queue = np.random.RandomState(9).standard_normal((128, 4096))
     state.keys.queue.copy_(tensor(recipe.unit_columns(queue)))
 

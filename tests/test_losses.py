@@ -16,10 +16,7 @@ from models.losses import (
 )
 from models.noise_transfer import KeyQueue
 from tests.golden import recipe
-
-
-def images(seed: int, *shape: int) -> Tensor:
-    return torch.from_numpy(recipe.image(seed, shape))
+from tests.helpers import images
 
 
 def unit_rows(seed: int, rows: int, d: int) -> Tensor:

@@ -14,20 +14,9 @@ from models.layers import (
     converge_spectral_norm,
     shared_spectral_norm,
 )
-from tests.golden import recipe
+from tests.helpers import images
 
 NETWORKS = {"encoder": NoiseEncoder, "generator": NoiseGenerator}
-
-
-def images(seed: int, *shape: int) -> Tensor:
-    return torch.from_numpy(recipe.image(seed, shape))
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.fixture

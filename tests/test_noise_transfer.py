@@ -10,19 +10,9 @@ from torch import Tensor, nn
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.noise_transfer import KeyQueue, momentum_update
 from tests.golden import recipe
+from tests.helpers import images
 from utils.errors import UserError
 from utils.evaluation import per_image_noise
-
-
-def images(seed: int, *shape: int) -> Tensor:
-    return torch.from_numpy(recipe.image(seed, shape))
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 def make_transfer(width: int = 4, embed_dim: int = 8) -> NoiseTransfer:

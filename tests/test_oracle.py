@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from tests.golden import recipe
+from tests.helpers import load_recipe
 from tests.oracle import (
     OracleEncoder,
     OracleGenerator,
@@ -44,20 +45,14 @@ def check(x: Tensor, summary: dict, tolerance: float = SINGLE) -> None:
     assert flat[-4:].tolist() == pytest.approx(summary["last"], abs=tolerance)
 
 
-def load(network: nn.Module, name: str, shapes: dict) -> nn.Module:
-    state = recipe.weights(name, shapes[name])
-    network.load_state_dict({key: tensor(value) for key, value in state.items()})
-    return network
-
-
 @pytest.fixture(scope="module")
 def encoder(official_shapes: dict) -> OracleEncoder:
-    return load(OracleEncoder(), "encoder", official_shapes).eval()
+    return load_recipe(OracleEncoder(), "encoder", official_shapes).eval()
 
 
 @pytest.fixture(scope="module")
 def generator(official_shapes: dict) -> OracleGenerator:
-    return load(OracleGenerator(), "generator", official_shapes).eval()
+    return load_recipe(OracleGenerator(), "generator", official_shapes).eval()
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +117,9 @@ def test_metrics(golden):
 def test_three_training_steps(golden, official_shapes):
     queue = recipe.unit_columns(np.random.RandomState(9).standard_normal((128, 4096)))
     trainer = OracleTrainer(
-        load(OracleEncoder(), "encoder", official_shapes),
+        load_recipe(OracleEncoder(), "encoder", official_shapes),
         OracleEncoder(),
-        load(OracleGenerator(), "generator", official_shapes),
+        load_recipe(OracleGenerator(), "generator", official_shapes),
         tensor(queue),
         sin_noise,
     )

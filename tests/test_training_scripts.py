@@ -25,7 +25,7 @@ import train_noiseTransfer as NT
 from data.items import Triplet
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.layers import SpectralWeight
-from tests.golden import recipe
+from tests.helpers import equal_states, images
 from utils.checkpoint import load_state
 from utils.errors import UserError
 from utils.evaluation import denoiser_from_checkpoint
@@ -42,21 +42,6 @@ def shallow() -> Iterator[None]:
         patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
         patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
         yield
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def images(seed: int, *shape: int) -> Tensor:
-    return torch.from_numpy(recipe.image(seed, shape))
 
 
 # ----------------------------------------------------------------------------------------- main
@@ -167,7 +152,7 @@ def test_run_and_resume(script, command, tmp_path, capsys):
         ("train", 4),
         (VALIDATION[script], 4),
     ]
-    assert not equal(networks(run), before)
+    assert not equal_states(networks(run), before)
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert len(board.Tags()["images"]) == 1
     assert f"{VALIDATION[script]}/{'akld' if script is NT else 'psnr'}" in board.Tags()["scalars"]
@@ -185,7 +170,7 @@ def test_weights_of_train_noise_transfer_are_those_of_its_checkpoint(command, tm
         ("encoder_q.pt", "encoder_q."),
         ("encoder_k.pt", "encoder_k."),
     ):
-        assert equal(load_state(run / file), below(state, prefix))
+        assert equal_states(load_state(run / file), below(state, prefix))
     noisy = LOAD.__wrapped__(run).transfer(images(1, 2, 3, 9, 12), images(2, 1, 3, 16, 16))
     assert noisy.shape == (2, 3, 9, 12)
 
@@ -214,7 +199,7 @@ def test_each_denoiser(script, denoiser, command, tmp_path):
     run = tmp_path / "run"
     script.main(command(script, "--epochs", "1", "--denoiser", denoiser, "--steps-per-epoch", "1"))
     state, file = networks(run), run / f"{denoiser}_g.pt"
-    assert equal(load_state(file), below(state, "denoiser."))
+    assert equal_states(load_state(file), below(state, "denoiser."))
     assert denoiser_from_checkpoint(file)(images(1, 2, 3, 9, 12)).shape == (2, 3, 9, 12)
 
 
@@ -257,13 +242,13 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
         torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run")
     )
     assert whole["step"] == parts["step"] == 4
-    assert equal(parts["networks"], whole["networks"])
+    assert equal_states(parts["networks"], whole["networks"])
     for name, optimiser in whole["optimisers"].items():
         assert parts["optimisers"][name]["param_groups"] == optimiser["param_groups"]
         for i, moments in optimiser["state"].items():
-            assert equal(parts["optimisers"][name]["state"][i], moments)
+            assert equal_states(parts["optimisers"][name]["state"][i], moments)
     file = "VUNet.pt" if script is NT else next(p.name for p in (tmp_path / "run").glob("*_g.pt"))
-    assert equal(load_state(tmp_path / "run" / file), load_state(tmp_path / "whole" / file))
+    assert equal_states(load_state(tmp_path / "run" / file), load_state(tmp_path / "whole" / file))
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

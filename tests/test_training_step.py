@@ -16,22 +16,12 @@ from data.noise import NoiseModelDistribution
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.layers import shared_spectral_norm
 from tests.golden import recipe
+from tests.helpers import equal_states
 from utils import training
 from utils.errors import UserError
 from utils.training import Means, StopWatch, warm_up_cosine
 
 SCRIPTS = [NT, REAL, SYNTHETIC]
-
-
-@pytest.fixture(autouse=True)
-def seeded():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
-def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def snapshot(network: nn.Module) -> dict[str, Tensor]:
@@ -100,7 +90,7 @@ def test_gradients_reach_no_other_network():
     no_loss = dict(w_gan=0.0, w_fm_gan=0.0, w_consistency=0.0, w_contra_adv=0.0, w_fm_noise=0.0)
     _, encoder_only, none = recorded_step(**no_loss)
     assert all(not g.any() for g in none.grads.values())  # the encoder's loss gives G nothing
-    assert equal(encoder_only.grads, encoder.grads)  # the generator's loss gives E_q nothing
+    assert equal_states(encoder_only.grads, encoder.grads)  # the generator's loss gives E_q nothing
     assert any(g.any() for g in generator.grads.values())
 
 
@@ -125,7 +115,7 @@ def test_an_update_leaves_the_other_network_untouched(updated):
     s.optimisers[other] = Recorder(networks[other])
     before = {name: parameters(network) for name, network in networks.items()}
     NT.train_step(s, c, triplet(), sin_noise)
-    assert equal(parameters(networks[other]), before[other])
+    assert equal_states(parameters(networks[other]), before[other])
     for name, value in parameters(networks[updated]).items():
         assert not torch.equal(value, before[updated][name]), name
 
@@ -133,7 +123,7 @@ def test_an_update_leaves_the_other_network_untouched(updated):
 def test_key_encoder_and_queue_after_a_step():
     c = small(lr=1e-2, momentum=0.9)
     s = NT.State(c)
-    assert equal(snapshot(s.encoder_k), snapshot(s.encoder_q))  # starts as a copy
+    assert equal_states(snapshot(s.encoder_k), snapshot(s.encoder_q))  # starts as a copy
     key_encoder = copy.deepcopy(s.encoder_k)
     queue, batch = s.keys.queue.clone(), triplet()
     with torch.no_grad(), shared_spectral_norm(key_encoder):
@@ -162,8 +152,8 @@ def test_step_without_and_with_averaging():
 
 def test_initial_weights_follow_the_seed():
     a, b, c = (snapshot(NT.State(small(seed=seed))) for seed in (0, 0, 1))
-    assert equal(a, b)
-    assert not equal(a, c)
+    assert equal_states(a, b)
+    assert not equal_states(a, c)
 
 
 # -------------------------------------------------------------------- one step of the denoisers
@@ -202,7 +192,7 @@ def test_denoiser_step(border):
     assert s.denoiser.shift.item() == pytest.approx(shift, rel=1e-5)
     assert s.denoiser_ema.shift.item() == pytest.approx((0.25 + shift) / 2, rel=1e-5)
     assert s.step == 1
-    assert equal(snapshot(transfer), before)
+    assert equal_states(snapshot(transfer), before)
 
 
 def test_synthetic_noise_models():

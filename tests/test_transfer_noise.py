@@ -12,6 +12,7 @@ from PIL import Image
 
 import transfer_noise
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from tests.helpers import read_png
 from utils import folder_jobs
 from utils.errors import UserError
 from utils.evaluation import per_image_noise
@@ -37,13 +38,6 @@ def write(path: Path, height: int, width: int, mode: str = "RGB") -> np.ndarray:
     pixels = rng.integers(90, 166, (height, width, {"RGB": 3, "RGBA": 4, "L": 1}[mode]), np.uint8)
     Image.fromarray(pixels.squeeze(2) if mode == "L" else pixels).save(path)
     return pixels
-
-
-def read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.mode == "RGB"
-        return np.asarray(image)
 
 
 @pytest.fixture
@@ -81,9 +75,9 @@ def test_folder_keeps_structure_and_sizes(photos, run, tmp_path, capsys):
     assert run(photos, "out") == 0
     out = tmp_path / "out"
     assert files(out).keys() == {"a.png", "day one/b.png", "day one/ä/c.png"}
-    assert read(out / "a.png").shape == (24, 20, 3)
-    assert read(out / "day one" / "b.png").shape == (33, 17, 3)
-    assert read(out / "day one" / "ä" / "c.png").shape == (5, 3, 3)
+    assert read_png(out / "a.png").shape == (24, 20, 3)
+    assert read_png(out / "day one" / "b.png").shape == (33, 17, 3)
+    assert read_png(out / "day one" / "ä" / "c.png").shape == (5, 3, 3)
     said = capsys.readouterr().out
     assert "3 images written" in said
     assert "0 skipped" in said
@@ -109,7 +103,7 @@ def test_result_is_the_network_with_noise_of_seed_path_and_copy(
             tensor(photos / "day one/ä/c.png"), tensor(tmp_path / "noisy.png"), noise
         )
         expected = np.round(noisy[0].permute(1, 2, 0).numpy() * 255)
-        found = read(tmp_path / "out" / f"day one/ä/c_{copy:03d}.png")
+        found = read_png(tmp_path / "out" / f"day one/ä/c_{copy:03d}.png")
         assert np.abs(found - expected).max() <= (0 if gpu == "cpu" else 1)
 
 
@@ -139,7 +133,7 @@ def test_noise_does_not_depend_on_other_files(photos, run, tmp_path):
 def test_same_content_under_two_names_gets_different_noise(photos, run, tmp_path):
     (photos / "twin.png").write_bytes((photos / "a.png").read_bytes())
     run(photos, "out")
-    assert not np.array_equal(read(tmp_path / "out/a.png"), read(tmp_path / "out/twin.png"))
+    assert not np.array_equal(read_png(tmp_path / "out/a.png"), read_png(tmp_path / "out/twin.png"))
 
 
 def test_grey_alpha_and_16_bit_equal_their_8_bit_colour_form(run, tmp_path):
@@ -156,7 +150,7 @@ def test_grey_alpha_and_16_bit_equal_their_8_bit_colour_form(run, tmp_path):
         source.parent.mkdir()
         source.write_bytes((tmp_path / name).read_bytes())
         assert run(source, f"out{i}") == 0
-        results.append(read(tmp_path / f"out{i}" / "x.png"))
+        results.append(read_png(tmp_path / f"out{i}" / "x.png"))
     assert all(np.array_equal(results[0], result) for result in results[1:])
 
 
