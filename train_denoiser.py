@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.folders import PairedTestSet, find_test_sets
+from data.folders import PairedTestSet
 from data.items import RealItems
-from data.training import find_pairs_and_photos, open_real_items
+from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
 from models import NoiseTransfer, build_denoiser
 from models.generator import normal_noise
 from models.layers import NoiseSource
@@ -108,7 +108,7 @@ class Config(DenoiserConfig):
 PRESETS = {
     "paper": {},
     "lite": dict(
-        width=16, batch=8, patch=64, epochs=10, steps_per_epoch=300,
+        width=16, batch=8, patch=56, epochs=8, steps_per_epoch=300,
         lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
     ),
 }  # fmt: skip
@@ -211,7 +211,8 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(c.gpu)
     transfer = NoiseTransfer.from_checkpoint(c.nt, device)
     items = open_items(c, device)
-    sets = [t for t in find_test_sets(c.test_images) if t.paired]
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
 
     s = State(c, device)
     checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"

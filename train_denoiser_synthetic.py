@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.folders import CleanTestSet, find_test_sets
+from data.folders import CleanTestSet
 from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
-from data.training import find_pairs_and_photos, open_photos
+from data.training import find_pairs_and_photos, find_validation_sets, open_photos
 from models import NoiseTransfer
 from models.generator import normal_noise
 from models.noise_transfer import MIN_REFERENCE
@@ -91,7 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     device = choose_device(c.gpu)
     transfer = NoiseTransfer.from_checkpoint(c.nt, device)
     items = open_items(c, device)
-    sets = [t for t in find_test_sets(c.test_images) if not t.paired]
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=False, sample_cache=sample)
 
     s = State(c, device)
     checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"

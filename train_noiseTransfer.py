@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.folders import PairedTestSet, find_test_sets
+from data.folders import PairedTestSet
 from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
-from data.training import find_pairs_and_photos, open_photos, open_real_items
+from data.training import find_pairs_and_photos, find_validation_sets, open_photos, open_real_items
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, normal_noise
 from models.layers import NoiseSource, converge_spectral_norm, shared_spectral_norm
@@ -286,7 +286,8 @@ def main(argv: list[str] | None = None) -> None:
     require(1 <= c.batch <= c.queue_size, f"--batch {c.batch}: 1 to --queue-size {c.queue_size}")
     device = choose_device(c.gpu)
     items = open_items(c, device)
-    sets = [t for t in find_test_sets(c.test_images) if t.paired]
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
 
     s = State(c, device)
     checkpoint = c.run / "checkpoint.pt"

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import torch
 
-from data.folders import PairFile, find_training_data, photo_folder
+from data.folders import (
+    CleanTestSet,
+    PairedTestSet,
+    PairFile,
+    find_test_sets,
+    find_training_data,
+    photo_folder,
+)
 from data.items import PatchSource, RealItems
 from data.sample import write_sample
 from data.store import ImageStore, check_pair_sizes
@@ -49,6 +56,21 @@ def require(pairs: list[PairFile], folder: Path) -> list[PairFile]:
             f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/"
         )
     return pairs
+
+
+def find_validation_sets(
+    test_images: Path, paired: bool, sample_cache: Path | None = None
+) -> list[CleanTestSet | PairedTestSet]:
+    """The test sets in `test_images` with real pairs (paired) or of clean images alone.
+
+    sample_cache: as above. Prints what there is; none is no error, validation is then left out.
+    """
+    if sample_cache is not None and not test_images.is_dir():
+        test_images = write_sample(sample_cache) / "test_images"
+    sets = [s for s in find_test_sets(test_images) if s.paired == paired]
+    names = ", ".join(s.title for s in sets) or "nothing, found no fitting test set there"
+    print(f"Validating, in {test_images}: {names}")
+    return sets
 
 
 def open_real_items(

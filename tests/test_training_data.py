@@ -8,7 +8,12 @@ import torch
 
 import data.training
 from data.sidd import PairFile
-from data.training import find_pairs_and_photos, open_photos, open_real_items
+from data.training import (
+    find_pairs_and_photos,
+    find_validation_sets,
+    open_photos,
+    open_real_items,
+)
 from utils.errors import UserError
 from utils.images import write_image
 from utils.seeding import randomness
@@ -204,3 +209,21 @@ def test_partners_of_unequal_size_are_named(tmp_path: Path) -> None:
     write_image(noisy, flat(0, 0, 0, size=(18, 20)))
     with pytest.raises(UserError, match=r"noisy\.png: 20x18 .*clean\.png has 18x20"):
         open_real_items([PairFile(clean, noisy, "a")], 16, tmp_path / "cache", CPU)
+
+
+def test_validation_sets_by_kind(tmp_path: Path, monkeypatch, capsys) -> None:
+    images = tmp_path / "test_images"
+    write_pairs(images / "mine", "a")
+    write_photos(images / "photos")
+    assert [s.name for s in find_validation_sets(images, paired=True)] == ["mine"]
+    assert [s.name for s in find_validation_sets(images, paired=False)] == ["photos"]
+    assert "photos" in capsys.readouterr().out
+
+    # The sample stands in for a folder that is not there, and for no other.
+    write_photos(tmp_path / "sample" / "test_images" / "bundled")
+    monkeypatch.setattr(data.training, "write_sample", lambda cache: cache)
+    for folder, expected in ((images, "photos"), (tmp_path / "none", "bundled")):
+        found = find_validation_sets(folder, paired=False, sample_cache=tmp_path / "sample")
+        assert [s.name for s in found] == [expected]
+    assert find_validation_sets(tmp_path / "none", paired=True) == []
+    assert "no fitting test set" in capsys.readouterr().out

@@ -307,7 +307,7 @@ def test_reference_of_the_denoisers(script, expected, command, monkeypatch):
 
     monkeypatch.setattr(script, "open_items", lambda c, device: Items())
     monkeypatch.setattr(script, "train_step", step)
-    monkeypatch.setattr(script, "find_test_sets", lambda root: [])
+    monkeypatch.setattr(script, "find_validation_sets", lambda root, **how: [])
     if script is SYNTHETIC:
         monkeypatch.setattr(script, "add_noise", lambda clean, model, generator: clean + 0.25)
     script.main(command(script, "--epochs", "1", "--steps-per-epoch", "1"))
