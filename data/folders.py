@@ -13,7 +13,7 @@ Hidden files are left out, linked folders are followed.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -159,7 +159,8 @@ def find_training_data(root: Path) -> TrainingFiles:
             files.photos += found
             files.described.append(f"{name}: {layout}, {len(found)} images")
         else:
-            files.pairs += found
+            # Equal ISO means equal noise within a data set, not between two.
+            files.pairs += [replace(pair, kind=f"{folder}: {pair.kind}") for pair in found]
             kinds = len({pair.kind for pair in found})
             isos = f" at {kinds} ISO settings" if layout == "SIDD" else ""
             files.described.append(f"{name}: {layout}, {len(found)} pairs{isos}")

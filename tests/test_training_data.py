@@ -71,7 +71,7 @@ def stems(files: list[Path]) -> list[str]:
 
 def test_both_kinds_are_found(train_images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs, photos = find_pairs_and_photos(train_images)
-    assert [p.kind for p in pairs] == [f"iso_{iso}" for iso in ISO]
+    assert [p.kind.rpartition(": ")[2] for p in pairs] == [f"iso_{iso}" for iso in ISO]
     assert all(p.noisy.name == p.clean.name.replace("GT", "NOISY") for p in pairs)
     assert stems(photos) == ["0", "1", "2"]
     lines = capsys.readouterr().out.splitlines()
@@ -227,3 +227,12 @@ def test_validation_sets_by_kind(tmp_path: Path, monkeypatch, capsys) -> None:
         assert [s.name for s in found] == [expected]
     assert find_validation_sets(tmp_path / "none", paired=True) == []
     assert "no fitting test set" in capsys.readouterr().out
+
+
+def test_equal_isos_of_two_data_sets_are_two_kinds(tmp_path: Path) -> None:
+    """A phone's noise and its resized copy at ISO 100 are not noise of one kind."""
+    folders = [write_sidd(tmp_path / "images" / name) for name in ("one", "two")]
+    pairs, _ = find_pairs_and_photos(tmp_path / "images", pairs=folders)
+    kinds = [{p.kind for p in pairs if folder in p.clean.parents} for folder in folders]
+    assert [len(k) for k in kinds] == [len(set(ISO))] * 2
+    assert not kinds[0] & kinds[1]

@@ -1,0 +1,70 @@
+"""Noisy/clean pairs in SIDD's layout from any photographs, by the raw pipeline of data.camera.
+
+    python -m data.camera_pairs --photos train_images/photos --output train_images/camera
+
+For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
+phone's, with measured parameters, but it is simulated. Every phone and ISO of NOISE_LEVEL gets
+`--scenes` scenes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data.camera import NOISE_LEVEL, camera_pair
+from data.folders import photo_folder
+from data.sample import draw_gains
+from utils.config import parse
+from utils.errors import UserError, exit_on_user_error, require
+from utils.images import read_image, uint16_to_uint8, write_image
+
+
+@dataclass(frozen=True)
+class Config:
+    """Write pairs with a phone's simulated noise, in SIDD's layout."""
+
+    photos: tuple[Path, ...]
+    """Folders of clean photographs."""
+    output: Path
+    """Folder to write Data/<scene>/ into; must be new."""
+    scenes: int = 3
+    """Scenes for each of the 22 settings of phone and ISO."""
+    side: int = 384
+    """Pixels a side, at most."""
+    seed: int = 0
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv)
+    require(c.scenes >= 1 and c.side >= 64, f"--scenes {c.scenes} --side {c.side}: from 1 and 64")
+    require(not c.output.exists(), f"{c.output}: exists; choose a new folder")
+    photos = [path for folder in c.photos for path in photo_folder(folder)]
+    settings = list(NOISE_LEVEL) * c.scenes
+    order = np.random.default_rng([c.seed, 2]).permutation(len(photos))
+    for i, (phone, iso) in enumerate(tqdm(settings, unit="pair")):
+        rng = np.random.default_rng([c.seed, 3, i])
+        path = photos[order[i % len(photos)]]
+        window = clean_window(path, c.side, rng)
+        clean, noisy = camera_pair(window, phone, iso, rng, draw_gains(rng))
+        folder = c.output / "Data" / f"{i + 1:04d}_{i + 1:03d}_{phone}_{iso:05d}_00100_5500_N"
+        write_image(folder / f"{i + 1:04d}_GT_SRGB_010.PNG", clean)
+        write_image(folder / f"{i + 1:04d}_NOISY_SRGB_010.PNG", noisy)
+    print(f"{len(settings)} pairs written to {c.output}")
+
+
+def clean_window(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A random window of the photo at half size, where its own noise and JPEG's are averaged."""
+    photo = uint16_to_uint8(read_image(path))
+    height, width = photo.shape[0] // 2, photo.shape[1] // 2
+    if min(height, width) < 64:
+        raise UserError(f"{path}: {2 * width}x{2 * height} pixels, too small to halve; remove it")
+    half = cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA)
+    top, left = (rng.integers(max(n - side, 0) + 1) for n in (height, width))
+    return half[top : top + side, left : left + side]
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

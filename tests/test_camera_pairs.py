@@ -1,0 +1,56 @@
+"""data.camera_pairs: SIDD's layout, aligned pairs, noise that grows with ISO; errors."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import camera_pairs
+from data.camera import NOISE_LEVEL
+from data.sidd import parse_scene, sidd_pairs
+from utils.errors import UserError
+from utils.images import read_image, write_image
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for i, level in enumerate((90, 140)):
+        write_image(tmp_path / "photos" / f"{i}.png", np.full((200, 300, 3), level, np.uint8))
+    return tmp_path / "photos"
+
+
+def run(photos: Path, output: Path, *flags: str) -> None:
+    camera_pairs.main(["--photos", str(photos), "--output", str(output), "--scenes", "1", *flags])
+
+
+def test_one_scene_for_each_phone_and_iso(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out", "--side", "80")
+    pairs = sidd_pairs(tmp_path / "out")
+    scenes = [parse_scene(pair.noisy.parent.name) for pair in pairs]
+    assert [(s.phone, int(s.iso)) for s in scenes] == list(NOISE_LEVEL)
+    std = {}
+    for pair, scene in zip(pairs, scenes, strict=True):
+        clean, noisy = read_image(pair.clean), read_image(pair.noisy)
+        assert clean.shape == noisy.shape == (80, 80, 3)
+        std[scene.phone, int(scene.iso)] = (noisy.astype(float) - clean).std()
+    for phone in ("GP", "S6", "N6"):
+        assert std[phone, 100] < std[phone, 800] < std[phone, 3200]
+
+
+def test_the_seed_alone_decides(photos: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        run(photos, tmp_path / name, "--side", "64", "--seed", seed)
+    a, b, c = ([read_image(p.noisy) for p in sidd_pairs(tmp_path / n)] for n in "abc")
+    assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not any(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
+
+
+def test_bad_input(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    with pytest.raises(UserError, match="full: exists"):
+        run(photos, tmp_path / "full")
+    with pytest.raises(UserError, match="--scenes 0"):
+        run(photos, tmp_path / "out", "--scenes", "0")
+    write_image(photos / "small.png", np.zeros((100, 300, 3), np.uint8))
+    with pytest.raises(UserError, match=r"small\.png: 300x100 pixels, too small"):
+        run(photos, tmp_path / "out")
