@@ -1,14 +1,16 @@
-"""Noisy/clean pairs in SIDD's layout from any photographs, by the raw pipeline of data.camera.
+"""Noisy/clean pairs from any clean photographs, by the raw pipeline of data.camera.
 
     python -m data.camera_pairs --photos train_images/photos --output train_images/camera
 
 For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
 phone's, with measured parameters, but it is simulated. Every phone and ISO of NOISE_LEVEL gets
-`--scenes` scenes.
+`--scenes` scenes. As clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout the
+pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,12 +26,14 @@ from utils.images import read_image, uint16_to_uint8, write_image
 
 @dataclass(frozen=True)
 class Config:
-    """Write pairs with a phone's simulated noise, in SIDD's layout."""
+    """Write pairs with a phone's simulated noise."""
 
     photos: tuple[Path, ...]
     """Folders of clean photographs."""
     output: Path
-    """Folder to write Data/<scene>/ into; must be new."""
+    """Folder to write into; must be new."""
+    layout: Literal["paired", "sidd"] = "paired"
+    """clean/ and noisy/, or SIDD's Data/<scene>/."""
     scenes: int = 3
     """Scenes for each of the 22 settings of phone and ISO."""
     side: int = 384
@@ -49,9 +53,13 @@ def main(argv: list[str] | None = None) -> None:
         path = photos[order[i % len(photos)]]
         window = clean_window(path, c.side, rng)
         clean, noisy = camera_pair(window, phone, iso, rng, draw_gains(rng))
-        folder = c.output / "Data" / f"{i + 1:04d}_{i + 1:03d}_{phone}_{iso:05d}_00100_5500_N"
-        write_image(folder / f"{i + 1:04d}_GT_SRGB_010.PNG", clean)
-        write_image(folder / f"{i + 1:04d}_NOISY_SRGB_010.PNG", noisy)
+        scene = f"{i + 1:04d}_{i + 1:03d}_{phone}_{iso:05d}_00100_5500_N"
+        if c.layout == "paired":
+            sides = f"clean/{scene}.png", f"noisy/{scene}.png"
+        else:
+            sides = (f"Data/{scene}/{i + 1:04d}_{side}_SRGB_010.PNG" for side in ("GT", "NOISY"))
+        for name, image in zip(sides, (clean, noisy), strict=True):
+            write_image(c.output / name, image)
     print(f"{len(settings)} pairs written to {c.output}")
 
 

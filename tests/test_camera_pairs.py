@@ -1,4 +1,4 @@
-"""data.camera_pairs: SIDD's layout, aligned pairs, noise that grows with ISO; errors."""
+"""data.camera_pairs: both layouts, aligned pairs, noise that grows with ISO; errors."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 
 from data import camera_pairs
 from data.camera import NOISE_LEVEL
+from data.folders import paired_folder
 from data.sidd import parse_scene, sidd_pairs
 from utils.errors import UserError
 from utils.images import read_image, write_image
@@ -24,7 +25,7 @@ def run(photos: Path, output: Path, *flags: str) -> None:
 
 
 def test_one_scene_for_each_phone_and_iso(photos: Path, tmp_path: Path) -> None:
-    run(photos, tmp_path / "out", "--side", "80")
+    run(photos, tmp_path / "out", "--side", "80", "--layout", "sidd")
     pairs = sidd_pairs(tmp_path / "out")
     scenes = [parse_scene(pair.noisy.parent.name) for pair in pairs]
     assert [(s.phone, int(s.iso)) for s in scenes] == list(NOISE_LEVEL)
@@ -37,10 +38,21 @@ def test_one_scene_for_each_phone_and_iso(photos: Path, tmp_path: Path) -> None:
         assert std[phone, 100] < std[phone, 800] < std[phone, 3200]
 
 
+def test_paired_layout_makes_each_pair_a_kind(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "own", "--side", "64")
+    run(photos, tmp_path / "iso", "--side", "64", "--layout", "sidd")
+    own, iso = paired_folder(tmp_path / "own"), sidd_pairs(tmp_path / "iso")
+    assert len({pair.kind for pair in own}) == len(own) == len(NOISE_LEVEL)
+    assert len({pair.kind for pair in iso}) == len({setting[1] for setting in NOISE_LEVEL})
+    for one, other in zip(own, iso, strict=True):
+        assert np.array_equal(read_image(one.clean), read_image(other.clean))
+        assert np.array_equal(read_image(one.noisy), read_image(other.noisy))
+
+
 def test_the_seed_alone_decides(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(photos, tmp_path / name, "--side", "64", "--seed", seed)
-    a, b, c = ([read_image(p.noisy) for p in sidd_pairs(tmp_path / n)] for n in "abc")
+    a, b, c = ([read_image(p.noisy) for p in paired_folder(tmp_path / n)] for n in "abc")
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert not any(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
 
