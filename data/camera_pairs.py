@@ -4,8 +4,8 @@
 
 For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
 phone's, with measured parameters, but it is simulated. Every phone and ISO of NOISE_LEVEL gets
-`--scenes` scenes. As clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout the
-pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
+`--scenes` scenes. As clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout
+the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
 from dataclasses import dataclass
