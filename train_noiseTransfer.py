@@ -121,9 +121,9 @@ PRESETS = {
     # A few thousand steps instead of 400,000: a higher rate, a key encoder that keeps up, and less
     # feature matching, whose pull towards too little noise wins at first.
     "lite": dict(
-        width=16, batch=8, patch=48, epochs=14, steps_per_epoch=250, p_real=0.6,
+        width=16, batch=8, patch=48, epochs=20, steps_per_epoch=250, p_real=0.7,
         lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.998,
-        queue_size=1024, momentum=0.99, w_fm_gan=10.0, w_fm_noise=10.0,
+        queue_size=1024, momentum=0.99, w_fm_gan=4.0, w_fm_noise=4.0,
     ),
 }  # fmt: skip
 DEBUG = dict(
