@@ -103,8 +103,8 @@ class RealItems:
     def view(self, pair: Tensor, alpha: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
         """One augmented view (clean, noisy) of each pair (B,); alpha (B,) scales its noise.
 
-        The CutMix box shows the same region of a second augmented patch of the pair: any place of
-        the image, whole and properly turned, whatever the box's shape.
+        The CutMix box shows the same region of a second augmented patch of the pair: whole and
+        properly turned, whatever the box's shape.
         """
         both = self.augmented_pair(pair, rng)
         box = cutmix_mask(len(pair), self.source.patch, rng.choices)
