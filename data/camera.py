@@ -50,29 +50,46 @@ DAYLIGHT = (2.1, 1.0, 1.7)  # white-balance gains of red, green and blue, each a
 
 def camera_pair(
     photo: np.ndarray,
-    phone: str,
-    iso: int,
+    level: tuple[float, float],
     rng: np.random.Generator,
     gains: tuple[float, float, float] = DAYLIGHT,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(clean, noisy), (H, W, 3) sRGB uint8, of a photo (H, W, 3) sRGB uint8 taken by `phone`.
+    """(clean, noisy), (H, W, 3) sRGB uint8, of a photo (H, W, 3) sRGB uint8 taken with raw noise of
+    this level (beta1, beta2): noise_level's or random_noise_level's.
 
-    Raises ValueError for a phone and ISO not in NOISE_LEVEL, and for another kind of array.
+    Raises ValueError for another kind of array.
     """
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise ValueError(f"expected (H, W, 3) uint8, got {photo.shape} {photo.dtype}")
     raw = mosaic(unprocess(photo / 255, gains))
-    noisy = np.clip(raw + raw_noise(raw, phone, iso, rng), 0, 1)  # a sensor saturates
+    noisy = np.clip(raw + raw_noise(raw, level, rng), 0, 1)  # a sensor saturates
     return develop(raw, gains), develop(noisy, gains)
 
 
-def raw_noise(raw: np.ndarray, phone: str, iso: int, rng: np.random.Generator) -> np.ndarray:
+def raw_noise(raw: np.ndarray, level: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Shot and read noise of `raw` (any shape, in [0, 1]): N(0, beta1 raw + beta2)."""
+    beta1, beta2 = level
+    return np.sqrt(beta1 * raw + beta2) * rng.standard_normal(raw.shape)
+
+
+def noise_level(phone: str, iso: int) -> tuple[float, float]:
+    """(beta1, beta2) of a phone at an ISO setting. ValueError: not in NOISE_LEVEL."""
     if (phone, iso) not in NOISE_LEVEL:
         known = ", ".join(f"{p} {i}" for p, i in NOISE_LEVEL)
         raise ValueError(f"no noise level for {phone} at ISO {iso}; known are {known}")
-    beta1, beta2 = NOISE_LEVEL[phone, iso]
-    return np.sqrt(beta1 * raw + beta2) * rng.standard_normal(raw.shape)
+    return NOISE_LEVEL[phone, iso]
+
+
+def random_noise_level(rng: np.random.Generator) -> tuple[float, float]:
+    """(beta1, beta2) of some camera at some ISO: Brooks et al., CVPR 2019, Sec. 3.1: beta1
+    log-uniform, beta2 log-normal around a line in log beta1.
+
+    Their beta1 is 0.0001 to 0.012. Here it is 0.0005 to 0.05: developed, a standard deviation of
+    about 3 to 45 of 255, as photographs of phones have it (crops of SIDD: 8 to 38).
+    """
+    log_beta1 = rng.uniform(np.log(5e-4), np.log(5e-2))
+    log_beta2 = rng.normal(2.18 * log_beta1 + 1.20, 0.26)
+    return float(np.exp(log_beta1)), float(np.exp(log_beta2))
 
 
 def unprocess(srgb: np.ndarray, gains: tuple[float, float, float]) -> np.ndarray:

@@ -3,8 +3,9 @@
     python -m data.camera_pairs --photos train_images/photos --output train_images/camera
 
 For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
-phone's, with measured parameters, but it is simulated. Every phone and ISO of NOISE_LEVEL gets
-`--scenes` scenes. As clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout
+phone's, but it is simulated. `--levels measured` gives every phone and ISO of NOISE_LEVEL
+`--scenes` scenes; `--levels random` writes as many pairs, each at its own random_noise_level. As
+clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout, for measured levels,
 the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.camera import NOISE_LEVEL, camera_pair
+from data.camera import NOISE_LEVEL, camera_pair, noise_level, random_noise_level
 from data.folders import photo_folder
 from data.sample import draw_gains
 from utils.config import parse
@@ -34,8 +35,10 @@ class Config:
     """Folder to write into; must be new."""
     layout: Literal["paired", "sidd"] = "paired"
     """clean/ and noisy/, or SIDD's Data/<scene>/."""
+    levels: Literal["measured", "random"] = "measured"
+    """Noise levels: five phones' measured ones, or drawn over a wider range."""
     scenes: int = 3
-    """Scenes for each of the 22 settings of phone and ISO."""
+    """Scenes for each of the 22 settings of phone and ISO; 22 times as many pairs."""
     side: int = 384
     """Pixels a side, at most."""
     seed: int = 0
@@ -44,6 +47,10 @@ class Config:
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     require(c.scenes >= 1 and c.side >= 64, f"--scenes {c.scenes} --side {c.side}: from 1 and 64")
+    require(
+        c.levels == "measured" or c.layout == "paired",
+        "--layout sidd names a phone and an ISO: with --levels random use --layout paired",
+    )
     require(not c.output.exists(), f"{c.output}: exists; choose a new folder")
     photos = [path for folder in c.photos for path in photo_folder(folder)]
     settings = list(NOISE_LEVEL) * c.scenes
@@ -52,8 +59,14 @@ def main(argv: list[str] | None = None) -> None:
         rng = np.random.default_rng([c.seed, 3, i])
         path = photos[order[i % len(photos)]]
         window = clean_window(path, c.side, rng)
-        clean, noisy = camera_pair(window, phone, iso, rng, draw_gains(rng))
-        scene = f"{i + 1:04d}_{i + 1:03d}_{phone}_{iso:05d}_00100_5500_N"
+        gains = draw_gains(rng)
+        if c.levels == "measured":
+            level, setting = noise_level(phone, iso), f"{phone}_{iso:05d}_00100_5500_N"
+        else:
+            level = random_noise_level(rng)
+            setting = f"beta_{level[0]:.6f}_{level[1]:.6f}"
+        clean, noisy = camera_pair(window, level, rng, gains)
+        scene = f"{i + 1:04d}_{i + 1:03d}_{setting}"
         if c.layout == "paired":
             sides = f"clean/{scene}.png", f"noisy/{scene}.png"
         else:

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import numpy as np
 import skimage.data
 
-from data.camera import NOISE_LEVEL, camera_pair
+from data.camera import NOISE_LEVEL, camera_pair, noise_level
 from utils.errors import UserError
 from utils.images import write_image
 
@@ -125,7 +125,7 @@ def _training_scenes(seed: int) -> Images:
         area = TRAINING[scene].cut(photos)
         top, left = (rng.integers(max(n - SCENE_SIDE, 0) + 1) for n in area.shape[:2])
         window = area[top : top + SCENE_SIDE, left : left + SCENE_SIDE]
-        clean, noisy = camera_pair(window, phone, iso, rng, draw_gains(rng))
+        clean, noisy = camera_pair(window, noise_level(phone, iso), rng, draw_gains(rng))
         # instance, scene, phone, ISO, shutter, colour temperature, normal light
         folder = f"Data/{i + 1:04d}_{scene + 1:03d}_{phone}_{iso:05d}_00100_5500_N"
         images[f"{folder}/{i + 1:04d}_GT_SRGB_010.PNG"] = clean
@@ -142,7 +142,7 @@ def _test_camera(seed: int) -> Images:
     photos, images = sample_photos(), {}
     for i, (area, phone, iso) in enumerate(TEST_CAMERA):
         rng = np.random.default_rng([seed, 1, i])
-        clean, noisy = camera_pair(area.cut(photos), phone, iso, rng, draw_gains(rng))
+        clean, noisy = camera_pair(area.cut(photos), noise_level(phone, iso), rng, draw_gains(rng))
         name = f"{i + 1:02d}_{area.photo}_{phone}_{iso:05d}.png"
         images[f"groundtruth/{name}"] = clean
         images[f"input/{name}"] = noisy

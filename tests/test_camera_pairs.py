@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from data import camera_pairs
 from data.camera import NOISE_LEVEL
@@ -49,6 +50,17 @@ def test_paired_layout_makes_each_pair_a_kind(photos: Path, tmp_path: Path) -> N
         assert np.array_equal(read_image(one.noisy), read_image(other.noisy))
 
 
+def test_random_levels_spread_wider_than_the_phones(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "out", "--side", "64", "--levels", "random")
+    pairs = paired_folder(tmp_path / "out")
+    assert len(pairs) == len(NOISE_LEVEL)
+    names = [pair.noisy.stem.split("_")[3:] for pair in pairs]
+    assert len({tuple(name) for name in names}) == len(pairs)
+    std = [(read_image(p.noisy).astype(float) - read_image(p.clean)).std() for p in pairs]
+    # on flat grey the variance is beta1 times a constant, so the ranks agree but for clipping
+    assert scipy.stats.spearmanr([float(beta1) for beta1, _ in names], std).statistic > 0.9
+
+
 def test_the_seed_alone_decides(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(photos, tmp_path / name, "--side", "64", "--seed", seed)
@@ -66,3 +78,5 @@ def test_bad_input(photos: Path, tmp_path: Path) -> None:
     write_image(photos / "small.png", np.zeros((100, 300, 3), np.uint8))
     with pytest.raises(UserError, match=r"small\.png: 300x100 pixels, too small"):
         run(photos, tmp_path / "out")
+    with pytest.raises(UserError, match="--levels random use --layout paired"):
+        run(photos, tmp_path / "out", "--levels", "random", "--layout", "sidd")

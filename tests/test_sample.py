@@ -41,7 +41,9 @@ def grey(level: int, side: int = 200) -> np.ndarray:
 @pytest.mark.parametrize("level", [0.0, 0.05, 0.8])
 def test_raw_noise_has_the_measured_variance(phone: str, iso: int, level: float) -> None:
     n = 400
-    noise = camera.raw_noise(np.full((n, n), level), phone, iso, np.random.default_rng(0))
+    noise = camera.raw_noise(
+        np.full((n, n), level), camera.noise_level(phone, iso), np.random.default_rng(0)
+    )
     # the figures of the noise level functions, written out again
     beta1, beta2 = {
         ("S6", 3200): (0.019930, 0.000002),
@@ -122,9 +124,9 @@ def test_the_clean_side_shows_the_photo() -> None:
     little beyond that and must come back; the photo itself loses its finest detail alone."""
     photo = sample.sample_photos()["chelsea"]
     soft = gaussian_filter(photo, (1.5, 1.5, 0))
-    clean, _ = camera.camera_pair(soft, "GP", 100, np.random.default_rng(0))
+    clean, _ = camera.camera_pair(soft, camera.noise_level("GP", 100), np.random.default_rng(0))
     assert peak_signal_noise_ratio(soft, clean) > 40
-    clean, _ = camera.camera_pair(photo, "GP", 100, np.random.default_rng(0))
+    clean, _ = camera.camera_pair(photo, camera.noise_level("GP", 100), np.random.default_rng(0))
     assert clean.shape == photo.shape  # 300 x 451: odd
     assert clean.dtype == np.uint8
     assert peak_signal_noise_ratio(photo, clean) > 28
@@ -132,14 +134,28 @@ def test_the_clean_side_shows_the_photo() -> None:
 
 def test_developed_noise_is_correlated_and_raw_noise_is_not() -> None:
     rng = np.random.default_rng(0)
-    clean, noisy = camera.camera_pair(grey(120), "S6", 800, rng)
+    clean, noisy = camera.camera_pair(grey(120), camera.noise_level("S6", 800), rng)
     noise = noisy.astype(float) - clean
     # real photographs of the same phones: 0.38 to 0.47
     assert 0.35 < correlation(noise) < 0.5
-    white = np.repeat(camera.raw_noise(np.full((200, 200), 0.2), "S6", 800, rng)[..., None], 3, 2)
+    raw = camera.raw_noise(np.full((200, 200), 0.2), camera.noise_level("S6", 800), rng)
+    white = np.repeat(raw[..., None], 3, 2)
     assert abs(correlation(white)) < 5 / math.sqrt(2 * 200**2)
     # far from the ends nothing clips: the curve's bend shifts the mean by a fraction of the noise
     assert abs(noise.mean()) < 0.1 * noise.std()
+
+
+def test_random_levels_cover_the_stated_range() -> None:
+    rng, n = np.random.default_rng(0), 4000
+    beta1, beta2 = np.array([camera.random_noise_level(rng) for _ in range(n)]).T
+    assert beta1.min() >= 5e-4
+    assert beta1.max() <= 5e-2
+    # log-uniform: the mean of n draws of U(a, b) is off by (b - a) / sqrt(12 n) (one sigma)
+    a, b = math.log(5e-4), math.log(5e-2)
+    assert np.log(beta1).mean() == pytest.approx((a + b) / 2, abs=5 * (b - a) / math.sqrt(12 * n))
+    off_line = np.log(beta2) - (2.18 * np.log(beta1) + 1.20)
+    assert off_line.mean() == pytest.approx(0, abs=5 * 0.26 / math.sqrt(n))
+    assert off_line.std() == pytest.approx(0.26, rel=5 / math.sqrt(2 * n))
 
 
 def test_noise_follows_the_signal() -> None:
@@ -147,7 +163,9 @@ def test_noise_follows_the_signal() -> None:
     more than that: dark tones are the noisier until they clip at black."""
     std = {}
     for level in (60, 120, 200):
-        clean, noisy = camera.camera_pair(grey(level), "S6", 400, np.random.default_rng(0))
+        clean, noisy = camera.camera_pair(
+            grey(level), camera.noise_level("S6", 400), np.random.default_rng(0)
+        )
         std[level] = (noisy.astype(float) - clean).std()
     assert std[60] > std[120] > std[200]
 
@@ -156,7 +174,9 @@ def test_noise_follows_the_signal() -> None:
 def test_noise_grows_with_iso(phone: str) -> None:
     std = []
     for iso in sorted(iso for name, iso in camera.NOISE_LEVEL if name == phone):
-        clean, noisy = camera.camera_pair(grey(120, 64), phone, iso, np.random.default_rng(0))
+        clean, noisy = camera.camera_pair(
+            grey(120, 64), camera.noise_level(phone, iso), np.random.default_rng(0)
+        )
         std.append((noisy.astype(float) - clean).std())
     assert all(b > 1.2 * a for a, b in itertools.pairwise(std))
 
@@ -164,7 +184,8 @@ def test_noise_grows_with_iso(phone: str) -> None:
 def test_pair_depends_on_the_generator_alone() -> None:
     photo = sample.sample_photos()["coffee"][:64, :64]
     first, again, other = (
-        camera.camera_pair(photo, "N6", 800, np.random.default_rng(seed)) for seed in (1, 1, 2)
+        camera.camera_pair(photo, camera.noise_level("N6", 800), np.random.default_rng(seed))
+        for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first[0], other[0])  # the clean side has no noise at all
@@ -174,9 +195,9 @@ def test_pair_depends_on_the_generator_alone() -> None:
 def test_unknown_settings_and_arrays_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(ValueError, match="G4 at ISO 3200"):
-        camera.camera_pair(grey(100, 8), "G4", 3200, rng)
+        camera.camera_pair(grey(100, 8), camera.noise_level("G4", 3200), rng)
     with pytest.raises(ValueError, match="float64"):
-        camera.camera_pair(np.zeros((8, 8, 3)), "G4", 100, rng)
+        camera.camera_pair(np.zeros((8, 8, 3)), camera.noise_level("G4", 100), rng)
 
 
 # ---- photographs and areas -----------------------------------------------------------------------
