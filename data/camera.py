@@ -84,10 +84,9 @@ def random_noise_level(rng: np.random.Generator) -> tuple[float, float]:
     """(beta1, beta2) of some camera at some ISO: Brooks et al., CVPR 2019, Sec. 3.1: beta1
     log-uniform, beta2 log-normal around a line in log beta1.
 
-    Their beta1 is 0.0001 to 0.012. Here it is 0.0005 to 0.05: developed, a standard deviation of
-    about 3 to 45 of 255, as photographs of phones have it (crops of SIDD: 8 to 38).
+    Their beta1 is 0.0001 to 0.012. Here it goes up to 0.03: the strongest of NOISE_LEVEL has 0.02.
     """
-    log_beta1 = rng.uniform(np.log(5e-4), np.log(5e-2))
+    log_beta1 = rng.uniform(np.log(1e-4), np.log(3e-2))
     log_beta2 = rng.normal(2.18 * log_beta1 + 1.20, 0.26)
     return float(np.exp(log_beta1)), float(np.exp(log_beta2))
 

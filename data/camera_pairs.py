@@ -78,7 +78,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def clean_window(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of the photo at half size, where its own noise and JPEG's are averaged."""
-    photo = uint16_to_uint8(read_image(path))
+    photo = read_image(path)
+    if photo.dtype == np.uint16:
+        photo = uint16_to_uint8(photo)
     height, width = photo.shape[0] // 2, photo.shape[1] // 2
     if min(height, width) < 64:
         raise UserError(f"{path}: {2 * width}x{2 * height} pixels, too small to halve; remove it")

@@ -61,6 +61,20 @@ def test_random_levels_spread_wider_than_the_phones(photos: Path, tmp_path: Path
     assert scipy.stats.spearmanr([float(beta1) for beta1, _ in names], std).statistic > 0.9
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_the_clean_side_shows_the_photo(tmp_path: Path, dtype: type) -> None:
+    """Flat grey 90 of 255, as 8 and as 16 bits, comes back: the pipeline undoes what it does."""
+    level = 90 if dtype == np.uint8 else 90 * 257
+    write_image(tmp_path / "photos" / "grey.png", np.full((200, 300, 3), level, dtype))
+    run(tmp_path / "photos", tmp_path / "out", "--side", "64")
+    for pair in paired_folder(tmp_path / "out"):
+        clean, noisy = read_image(pair.clean), read_image(pair.noisy)
+        assert abs(clean.astype(int) - 90).max() <= 1
+        # The curve y = x^0.42 is concave: noise of 30, the strongest here, lowers the mean by
+        # (1 - 0.42) / (2 * 0.42) * 30^2 / 90 = 7 levels to second order.
+        assert -10 < noisy.mean() - 90 < 1
+
+
 def test_the_seed_alone_decides(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(photos, tmp_path / name, "--side", "64", "--seed", seed)

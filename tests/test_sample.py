@@ -148,10 +148,10 @@ def test_developed_noise_is_correlated_and_raw_noise_is_not() -> None:
 def test_random_levels_cover_the_stated_range() -> None:
     rng, n = np.random.default_rng(0), 4000
     beta1, beta2 = np.array([camera.random_noise_level(rng) for _ in range(n)]).T
-    assert beta1.min() >= 5e-4
-    assert beta1.max() <= 5e-2
+    assert beta1.min() >= 1e-4
+    assert beta1.max() <= 3e-2
     # log-uniform: the mean of n draws of U(a, b) is off by (b - a) / sqrt(12 n) (one sigma)
-    a, b = math.log(5e-4), math.log(5e-2)
+    a, b = math.log(1e-4), math.log(3e-2)
     assert np.log(beta1).mean() == pytest.approx((a + b) / 2, abs=5 * (b - a) / math.sqrt(12 * n))
     off_line = np.log(beta2) - (2.18 * np.log(beta1) + 1.20)
     assert off_line.mean() == pytest.approx(0, abs=5 * 0.26 / math.sqrt(n))
