@@ -1,7 +1,7 @@
 """Train a denoiser on real noise, transferred to clean patches (method: paper, Sec. 4.3).
 
     python train_denoiser.py --gpu 0                          # the paper's setting
-    python train_denoiser.py --preset lite --run runs/sidd_lite
+    python train_denoiser.py --preset lite --run-dir runs/sidd_lite
     python train_denoiser.py --debug                          # a minute, exercises everything
 
 Input: NoiseTransfer's noise on a clean patch; its reference is another noisy image of the same
@@ -15,6 +15,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+import ignite.distributed as idist
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,20 +23,24 @@ from tqdm import tqdm
 
 from data.folders import PairedTestSet
 from data.items import RealItems
+from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
 from models import NoiseTransfer, build_denoiser
 from models.generator import normal_noise
 from models.layers import NoiseSource
 from models.noise_transfer import MIN_REFERENCE
-from utils.config import choose_device, parse, print_config
+from utils.config import parse, print_config
+from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, evaluation_mode, mean_over_images
+from utils.precision import Precision, autocast, set_float32_precision
 from utils.runlog import RunLog
-from utils.seeding import randomness
+from utils.seeding import Randomness, randomness
 from utils.training import (
     Means,
     StopWatch,
     TrainingState,
+    apply_gradients,
     average_weights,
     save_weights,
     warm_up_cosine,
@@ -51,7 +56,11 @@ class DenoiserConfig:
     debug: bool = False
     """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
     gpu: str = "0"
-    """CUDA device number, or cpu."""
+    """CUDA device numbers, such as 0 or 0,1, or cpu: a process each."""
+    precision: Precision = "auto"
+    """auto: bf16 on CUDA, fp32 on the CPU."""
+    compile: bool = False
+    """torch.compile the networks: minutes at the start, faster steps."""
     seed: int = 0
     nt: Path = Path("ckpts/NT")
     """Noise generator: folder of VUNet.pt and encoder_k.pt."""
@@ -70,6 +79,7 @@ class DenoiserConfig:
 
     # Optimisation
     batch: int = 32
+    """Of all processes together."""
     patch: int = 88
     """Pixels a side for the generator; border are cut off each side for the denoiser."""
     border: int = 4
@@ -97,7 +107,7 @@ class DenoiserConfig:
 class Config(DenoiserConfig):
     """Train a denoiser on transferred real noise."""
 
-    run: Path = Path("runs/sidd")
+    run_dir: Path = Path("runs/sidd")
     """Where the run's checkpoint, weights and logs go."""
     pairs: tuple[Path, ...] = ()
     """Folders of real noisy/clean pairs; one named twice counts twice."""
@@ -114,7 +124,7 @@ PRESETS = {
 }  # fmt: skip
 DEBUG = dict(
     width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, val_limit=2, log_every=1,
-    run=Path("runs/debug_sidd"),
+    run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
 
 
@@ -128,6 +138,8 @@ class State(TrainingState):
         self.denoiser_ema = copy.deepcopy(self.denoiser).requires_grad_(False)
         self.averaged = bool(c.ema)
         self.to(device)
+        if c.compile:
+            self.denoiser.compile()
         self.optimisers = {
             "denoiser": torch.optim.Adam(
                 self.denoiser.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True
@@ -149,15 +161,15 @@ def train_step(
     noise: NoiseSource,
 ) -> dict[str, Tensor]:
     """One step of method 5; returns the logged values. clean, reference: (B, 3, P, P)."""
-    noisy = transfer.transfer(clean, reference, noise)  # clipped, no gradient
     # The outermost pixels saw the padding of every convolution of the generator.
     inner = (..., slice(c.border, -c.border or None), slice(c.border, -c.border or None))
-    loss = F.l1_loss(s.denoiser(noisy[inner]), clean[inner])
+    with autocast(c.precision, clean.device):
+        noisy = transfer.transfer(clean, reference, noise)  # clipped, no gradient
+        denoised = s.denoiser(noisy[inner])
+    loss = F.l1_loss(denoised.float(), clean[inner])
 
-    optimiser = s.optimisers["denoiser"]
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    optimiser.step()
+    grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
+    apply_gradients(s.optimisers["denoiser"], s.denoiser, average_gradients(grads))
     if c.ema:
         average_weights(s.denoiser_ema, s.denoiser, c.ema)
     s.step += 1
@@ -200,6 +212,61 @@ def validate(s: State, c: Config, test_set: PairedTestSet, log: RunLog) -> None:
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
 
 
+def train(c: Config, device: torch.device) -> None:
+    """The whole run; with several devices one of its processes (see utils/distributed.py)."""
+    set_float32_precision(c.precision)
+    batch_size = local_batch(c.batch)
+    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
+        items = open_items(c, device)
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
+
+    s = State(c, device)
+    checkpoint, weights = c.run_dir / "checkpoint.pt", c.run_dir / f"{c.denoiser}_g.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run_dir} after step {s.step}")
+    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+
+    def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
+        rng = randomness(c.seed, idist.get_rank(), step, device=device)
+        batch = items.triplets(batch_size, rng)
+        return batch.clean, batch.noisy2, rng  # unpaired: another place, of the same noise kind
+
+    total = c.epochs * c.steps_per_epoch
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
+    with Prefetcher(draw, s.step, total, device) as batches:
+        for clean, reference, rng in batches:
+            if watch.is_over():
+                break
+            s.set_lr(learning_rate(c, s.step))
+            values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
+            means.update(values)
+            bar.update()
+
+            if s.step % c.log_every == 0:
+                numbers = means.read(s.step)
+                bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
+                numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
+                log.scalars("train", numbers, s.step)
+            if s.step % c.steps_per_epoch == 0 and is_first():
+                bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+                s.save(checkpoint)
+                save_weights(s.result, weights)
+                noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
+                show(log, s, clean[:4], noisy)
+                for test_set in sets:
+                    validate(s, c, test_set, log)
+    bar.close()
+    if is_first():
+        s.save(checkpoint)
+        save_weights(s.result, weights)
+    log.close()
+    end = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{end} after step {s.step}; {weights} written")
+
+
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv, PRESETS, DEBUG)
     if c.dry_run:
@@ -208,49 +275,7 @@ def main(argv: list[str] | None = None) -> None:
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
     require(c.batch >= 1 and c.border >= 0, f"--batch {c.batch} --border {c.border}: from 1, 0")
-    device = choose_device(c.gpu)
-    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
-    items = open_items(c, device)
-    sample = c.cache / "sample" if c.debug else None
-    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
-
-    s = State(c, device)
-    checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run} after step {s.step}")
-    log, watch, means = RunLog(c.run, c), StopWatch(c.max_minutes), Means(device)
-
-    total = c.epochs * c.steps_per_epoch
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
-    while s.step < total and not watch.is_over():
-        s.set_lr(learning_rate(c, s.step))
-        rng = randomness(c.seed, 0, s.step, device=device)
-        batch = items.triplets(c.batch, rng)
-        # noisy2 is unpaired: another place, of the same noise kind.
-        values = train_step(s, c, transfer, batch.clean, batch.noisy2, normal_noise(rng.pixels))
-        means.update(values)
-        bar.update()
-
-        if s.step % c.log_every == 0:
-            numbers = means.read(s.step)
-            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
-            bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
-        if s.step % c.steps_per_epoch == 0:
-            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-            s.save(checkpoint)
-            save_weights(s.result, weights)
-            clean = batch.clean[:4]
-            noisy = transfer.transfer(clean, batch.noisy2[:4], normal_noise(rng.pixels))
-            show(log, s, clean, noisy)
-            for test_set in sets:
-                validate(s, c, test_set, log)
-    bar.close()
-    s.save(checkpoint)
-    save_weights(s.result, weights)
-    log.close()
-    end = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{end} after step {s.step}; {weights} written")
+    launch(train, c, c.gpu)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a denoiser on synthetic noise, transferred to clean patches (method: paper, Sec. 4.2).
 
     python train_denoiser_synthetic.py --gpu 0                # the paper's setting
-    python train_denoiser_synthetic.py --preset lite --run runs/synthetic_lite
+    python train_denoiser_synthetic.py --preset lite --run-dir runs/synthetic_lite
     python train_denoiser_synthetic.py --debug                # a minute, exercises everything
 
 Update, presets and common settings are train_denoiser.py's. Input:
@@ -14,23 +14,28 @@ of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
 import dataclasses
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from data.folders import CleanTestSet
 from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
+from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
 from models import NoiseTransfer
 from models.generator import normal_noise
 from models.noise_transfer import MIN_REFERENCE
 from train_denoiser import DEBUG as REAL_DEBUG
 from train_denoiser import PRESETS, DenoiserConfig, State, learning_rate, show, train_step
-from utils.config import choose_device, parse, print_config
+from utils.config import parse, print_config
+from utils.distributed import is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, mean_over_images
+from utils.precision import set_float32_precision
 from utils.runlog import RunLog
-from utils.seeding import randomness
+from utils.seeding import Randomness, randomness
 from utils.training import Means, StopWatch, save_weights
 
 
@@ -38,14 +43,14 @@ from utils.training import Means, StopWatch, save_weights
 class Config(DenoiserConfig):
     """Train a denoiser on transferred synthetic noise."""
 
-    run: Path = Path("runs/synthetic")
+    run_dir: Path = Path("runs/synthetic")
     """Where the run's checkpoint, weights and logs go."""
     photos: tuple[Path, ...] = ()
     """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
     weight_decay: float = 1e-6
 
 
-DEBUG = REAL_DEBUG | {"run": Path("runs/debug_synthetic")}
+DEBUG = REAL_DEBUG | {"run_dir": Path("runs/debug_synthetic")}
 
 # The reference's noise: Gaussian, Poisson or both; sigma of 255, chi in photons of white.
 REFERENCE_NOISE = NoiseModelDistribution((1 / 3, 1 / 3, 1 / 3), sigma=(0, 50), chi=(5, 50))
@@ -80,6 +85,62 @@ def validate(s: State, c: Config, test_set: CleanTestSet, log: RunLog) -> None:
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
 
 
+def train(c: Config, device: torch.device) -> None:
+    """The whole run; with several devices one of its processes (see utils/distributed.py)."""
+    set_float32_precision(c.precision)
+    batch_size = local_batch(c.batch)
+    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
+        items = open_items(c, device)
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=False, sample_cache=sample)
+
+    s = State(c, device)
+    checkpoint, weights = c.run_dir / "checkpoint.pt", c.run_dir / f"{c.denoiser}_g.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run_dir} after step {s.step}")
+    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+
+    def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
+        rng = randomness(c.seed, idist.get_rank(), step, device=device)
+        clean = items.clean_patches(batch_size, rng)
+        model = REFERENCE_NOISE.draw(batch_size, rng.choices)
+        return clean, add_noise(clean, model, rng.pixels), rng
+
+    total = c.epochs * c.steps_per_epoch
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
+    with Prefetcher(draw, s.step, total, device) as batches:
+        for clean, reference, rng in batches:
+            if watch.is_over():
+                break
+            s.set_lr(learning_rate(c, s.step))
+            values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
+            means.update(values)
+            bar.update()
+
+            if s.step % c.log_every == 0:
+                numbers = means.read(s.step)
+                bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
+                numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
+                log.scalars("train", numbers, s.step)
+            if s.step % c.steps_per_epoch == 0 and is_first():
+                bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+                s.save(checkpoint)
+                save_weights(s.result, weights)
+                noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
+                show(log, s, clean[:4], noisy)
+                for test_set in sets:
+                    validate(s, c, test_set, log)
+    bar.close()
+    if is_first():
+        s.save(checkpoint)
+        save_weights(s.result, weights)
+    log.close()
+    end = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{end} after step {s.step}; {weights} written")
+
+
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv, PRESETS, DEBUG)
     if c.dry_run:
@@ -88,49 +149,7 @@ def main(argv: list[str] | None = None) -> None:
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
     require(c.batch >= 1 and c.border >= 0, f"--batch {c.batch} --border {c.border}: from 1, 0")
-    device = choose_device(c.gpu)
-    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
-    items = open_items(c, device)
-    sample = c.cache / "sample" if c.debug else None
-    sets = find_validation_sets(c.test_images, paired=False, sample_cache=sample)
-
-    s = State(c, device)
-    checkpoint, weights = c.run / "checkpoint.pt", c.run / f"{c.denoiser}_g.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run} after step {s.step}")
-    log, watch, means = RunLog(c.run, c), StopWatch(c.max_minutes), Means(device)
-
-    total = c.epochs * c.steps_per_epoch
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
-    while s.step < total and not watch.is_over():
-        s.set_lr(learning_rate(c, s.step))
-        rng = randomness(c.seed, 0, s.step, device=device)
-        clean = items.clean_patches(c.batch, rng)
-        model = REFERENCE_NOISE.draw(c.batch, rng.choices)
-        reference = add_noise(clean, model, rng.pixels)
-        values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
-        means.update(values)
-        bar.update()
-
-        if s.step % c.log_every == 0:
-            numbers = means.read(s.step)
-            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
-            bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
-        if s.step % c.steps_per_epoch == 0:
-            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-            s.save(checkpoint)
-            save_weights(s.result, weights)
-            noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
-            show(log, s, clean[:4], noisy)
-            for test_set in sets:
-                validate(s, c, test_set, log)
-    bar.close()
-    s.save(checkpoint)
-    save_weights(s.result, weights)
-    log.close()
-    end = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{end} after step {s.step}; {weights} written")
+    launch(train, c, c.gpu)
 
 
 if __name__ == "__main__":

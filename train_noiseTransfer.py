@@ -1,7 +1,7 @@
 """Train the noise encoder and the noise generator (method: paper, Sec. 3; arXiv:2301.13554).
 
     python train_noiseTransfer.py --gpu 0                     # the paper's setting
-    python train_noiseTransfer.py --preset lite --run runs/lite
+    python train_noiseTransfer.py --preset lite --run-dir runs/lite
     python train_noiseTransfer.py --debug                     # a minute, exercises everything
 
 The same command resumes an interrupted run. The run folder ends up with VUNet.pt, encoder_q.pt
@@ -11,19 +11,27 @@ config.json, stats.jsonl and tensorboard/.
 
 import copy
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import ignite.distributed as idist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from data.folders import PairedTestSet
 from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
+from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos, open_real_items
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, normal_noise
-from models.layers import NoiseSource, converge_spectral_norm, shared_spectral_norm
+from models.layers import (
+    NoiseSource,
+    compile_blocks,
+    converge_spectral_norm,
+    shared_spectral_norm,
+)
 from models.losses import (
     adversarial_loss,
     consistency_loss,
@@ -31,16 +39,25 @@ from models.losses import (
     feature_matching_loss,
 )
 from models.noise_transfer import KeyQueue, NoiseTransfer, momentum_update
-from utils.config import choose_device, parse, print_config
+from utils.config import parse, print_config
+from utils.distributed import (
+    average_gradients,
+    gather_rows,
+    is_first,
+    launch,
+    local_batch,
+)
 from utils.errors import exit_on_user_error, require
 from utils.evaluation import evaluate_transfer, mean_over_images
 from utils.metrics import akld, ks
+from utils.precision import Precision, autocast, set_float32_precision
 from utils.runlog import RunLog
 from utils.seeding import Randomness, randomness
 from utils.training import (
     Means,
     StopWatch,
     TrainingState,
+    apply_gradients,
     average_weights,
     save_weights,
     warm_up_cosine,
@@ -56,8 +73,12 @@ class Config:
     debug: bool = False
     """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
     gpu: str = "0"
-    """CUDA device number, or cpu."""
-    run: Path = Path("runs/NT")
+    """CUDA device numbers, such as 0 or 0,1, or cpu: a process each."""
+    precision: Precision = "auto"
+    """auto: bf16 on CUDA, fp32 on the CPU."""
+    compile: bool = False
+    """torch.compile the networks: minutes at the start, faster steps."""
+    run_dir: Path = Path("runs/NT")
     """Where the run's checkpoint, weights and logs go."""
     seed: int = 0
 
@@ -93,6 +114,7 @@ class Config:
 
     # Optimisation
     batch: int = 32
+    """Of all processes together."""
     patch: int = 96
     epochs: int = 200
     steps_per_epoch: int = 2000
@@ -128,7 +150,7 @@ PRESETS = {
 }  # fmt: skip
 DEBUG = dict(
     width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, queue_size=16, val_limit=2,
-    log_every=1, run=Path("runs/debug_NT"),
+    log_every=1, run_dir=Path("runs/debug_NT"),
 )  # fmt: skip
 
 
@@ -149,53 +171,64 @@ class State(TrainingState):
             "encoder": torch.optim.Adam(self.encoder_q.parameters(), **adam),
             "generator": torch.optim.Adam(self.generator.parameters(), **adam),
         }
+        if c.compile:
+            # Not E_q: a compiled block computes all its gradients whenever it is asked for any,
+            # and E_q's graph is walked twice, each time for some of them.
+            compile_blocks(self.encoder_k, self.generator)
 
 
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
     """One step of method 4: generator, encoder, key encoder, queue; returns the logged values.
 
     Nothing of E_q changes before its own update, so everything is computed once and the two
-    updates differ only in what is differentiated with respect to what.
+    updates differ only in what is differentiated with respect to what. `batch` is this process's
+    part of the global one.
     """
     e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
     clean, noisy1, noisy2 = batch.clean, batch.noisy1, batch.noisy2
-    with shared_spectral_norm(e_q, e_k, g):
+    with autocast(c.precision, clean.device), shared_spectral_norm(e_q, e_k, g):
         with torch.no_grad():
-            _, z = e_k.embed(noisy2)  # (B, d), the keys
+            _, z = e_k.embed(noisy2)  # (B, d)
         fake = clean + g(clean, z, noise)  # not clipped
 
         f_real, q_real = e_q.embed(noisy1)
         f_fake, q_fake = e_q.embed(fake)
         g_real, d_real = e_q.discriminate(clean, noisy1, z)
         g_fake, d_fake = e_q.discriminate(clean, fake, z)
+    keys = gather_rows(z)  # of all processes; the positives are our own
+    contrast = partial(
+        contrastive_loss, k=keys, queue=s.keys.queue, temperature=c.temperature,
+        first=len(z) * idist.get_rank(),
+    )  # fmt: skip
 
-        # Generator
-        gan_g = adversarial_loss(d_fake, 1)
-        fm_gan = feature_matching_loss(g_real, g_fake)
-        consistency = consistency_loss(noisy1, fake)
-        contra_adv, accuracy_adv = contrastive_loss(q_fake, z, s.keys.queue, c.temperature)
-        fm_noise = feature_matching_loss(f_real, f_fake)
-        loss_g = (
-            c.w_gan * gan_g
-            + c.w_fm_gan * fm_gan
-            + c.w_consistency * consistency
-            + c.w_contra_adv * contra_adv
-            + c.w_fm_noise * fm_noise
-        )
+    # Generator
+    gan_g = adversarial_loss(d_fake, 1)
+    fm_gan = feature_matching_loss(g_real, g_fake)
+    consistency = consistency_loss(noisy1, fake)
+    contra_adv, accuracy_adv = contrast(q_fake)
+    fm_noise = feature_matching_loss(f_real, f_fake)
+    loss_g = (
+        c.w_gan * gan_g
+        + c.w_fm_gan * fm_gan
+        + c.w_consistency * consistency
+        + c.w_contra_adv * contra_adv
+        + c.w_fm_noise * fm_noise
+    )
 
-        # Encoder, also the discriminator
-        contra, accuracy = contrastive_loss(q_real, z, s.keys.queue, c.temperature)
-        gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
-        loss_e = contra + gan_d
+    # Encoder, also the discriminator
+    contra, accuracy = contrast(q_real)
+    gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
+    loss_e = contra + gan_d
 
-        grads_g = torch.autograd.grad(loss_g, list(g.parameters()), retain_graph=True)
-        # Through d_fake this reaches E_q's weights only: the generator's are not asked for.
-        grads_e = torch.autograd.grad(loss_e, list(e_q.parameters()))
+    # Through d_fake, loss_e reaches E_q's weights only: the generator's are not asked for. It goes
+    # first because the generator's graph, compiled, can be walked and freed only once.
+    grads_e = torch.autograd.grad(loss_e, list(e_q.parameters()), retain_graph=True)
+    grads_g = torch.autograd.grad(loss_g, list(g.parameters()))
 
-    apply_gradients(s.optimisers["generator"], g, grads_g)
-    apply_gradients(s.optimisers["encoder"], e_q, grads_e)
+    apply_gradients(s.optimisers["generator"], g, average_gradients(grads_g))
+    apply_gradients(s.optimisers["encoder"], e_q, average_gradients(grads_e))
     momentum_update(e_k, e_q, c.momentum)
-    s.keys.enqueue(z)
+    s.keys.enqueue(keys)
     if c.ema:
         average_weights(s.generator_ema, g, c.ema)
     s.step += 1
@@ -213,15 +246,6 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
         "ks": ks(fake, noisy1, clean).mean(),
     }
     return {name: value.detach() for name, value in values.items()}
-
-
-def apply_gradients(
-    optimiser: torch.optim.Optimizer, network: nn.Module, grads: tuple[Tensor | None, ...]
-) -> None:
-    for parameter, grad in zip(network.parameters(), grads, strict=True):
-        parameter.grad = grad
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
 
 
 def learning_rate(c: Config, step: int) -> float:
@@ -245,9 +269,9 @@ def export(s: State, c: Config) -> NoiseTransfer:
     generator = copy.deepcopy(s.generator_ema if c.ema else s.generator)
     if c.ema:  # its weights are an average, its spectral-norm vectors the last step's
         converge_spectral_norm(generator)
-    save_weights(generator, c.run / "VUNet.pt")
-    save_weights(s.encoder_q, c.run / "encoder_q.pt")
-    save_weights(s.encoder_k, c.run / "encoder_k.pt")
+    save_weights(generator, c.run_dir / "VUNet.pt")
+    save_weights(s.encoder_q, c.run_dir / "encoder_q.pt")
+    save_weights(s.encoder_k, c.run_dir / "encoder_k.pt")
     return NoiseTransfer(copy.deepcopy(s.encoder_k), generator)
 
 
@@ -277,6 +301,58 @@ def validate(
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
 
 
+def train(c: Config, device: torch.device) -> None:
+    """The whole run; with several devices one of its processes (see utils/distributed.py)."""
+    set_float32_precision(c.precision)
+    batch_size = local_batch(c.batch)
+    with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
+        items = open_items(c, device)
+    sample = c.cache / "sample" if c.debug else None
+    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
+
+    s = State(c, device)
+    checkpoint = c.run_dir / "checkpoint.pt"
+    if checkpoint.exists():
+        s.load(checkpoint)
+        print(f"Resuming {c.run_dir} after step {s.step}")
+    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+
+    def draw(step: int) -> tuple[Triplet, Randomness]:
+        rng = randomness(c.seed, idist.get_rank(), step, device=device)
+        return items.triplets(batch_size, rng), rng
+
+    total = c.epochs * c.steps_per_epoch
+    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
+    with Prefetcher(draw, s.step, total, device) as batches:
+        for batch, rng in batches:
+            if watch.is_over():
+                break
+            s.set_lr(learning_rate(c, s.step))
+            values = train_step(s, c, batch, normal_noise(rng.pixels))
+            means.update(values)
+            bar.update()
+
+            if s.step % c.log_every == 0:
+                numbers = means.read(s.step)
+                numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
+                log.scalars("train", numbers, s.step)
+                bar.set_postfix({k: f"{numbers[k]:.3f}" for k in ("akld", "ks", "contraAcc_noisy")})
+            if s.step % c.steps_per_epoch == 0 and is_first():
+                bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
+                s.save(checkpoint)
+                transfer = export(s, c)
+                show(log, "train", transfer, batch, s.step, rng)
+                for test_set in sets:
+                    validate(transfer, test_set, c, log, s.step, device)
+    bar.close()
+    if is_first():
+        s.save(checkpoint)
+        export(s, c)
+    log.close()
+    state = "finished" if s.step >= total else "stopped, the same command goes on"
+    print(f"{state} after step {s.step}; weights and log in {c.run_dir}")
+
+
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv, PRESETS, DEBUG)
     if c.dry_run:
@@ -284,46 +360,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     require(c.patch >= 16 and c.patch % 4 == 0, f"--patch {c.patch}: at least 16, divisible by 4")
     require(1 <= c.batch <= c.queue_size, f"--batch {c.batch}: 1 to --queue-size {c.queue_size}")
-    device = choose_device(c.gpu)
-    items = open_items(c, device)
-    sample = c.cache / "sample" if c.debug else None
-    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
-
-    s = State(c, device)
-    checkpoint = c.run / "checkpoint.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run} after step {s.step}")
-    log, watch = RunLog(c.run, c), StopWatch(c.max_minutes)
-
-    total = c.epochs * c.steps_per_epoch
-    means = Means(device)
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05)
-    while s.step < total and not watch.is_over():
-        s.set_lr(learning_rate(c, s.step))
-        rng = randomness(c.seed, 0, s.step, device=device)
-        batch = items.triplets(c.batch, rng)
-        values = train_step(s, c, batch, normal_noise(rng.pixels))
-        means.update(values)
-        bar.update()
-
-        if s.step % c.log_every == 0:
-            numbers = means.read(s.step)
-            log.scalars("train", numbers | {"lr": learning_rate(c, s.step - 1)}, s.step)
-            bar.set_postfix({k: f"{numbers[k]:.3f}" for k in ("akld", "ks", "contraAcc_noisy")})
-        if s.step % c.steps_per_epoch == 0:
-            bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-            s.save(checkpoint)
-            transfer = export(s, c)
-            show(log, "train", transfer, batch, s.step, rng)
-            for test_set in sets:
-                validate(transfer, test_set, c, log, s.step, device)
-    bar.close()
-    s.save(checkpoint)
-    export(s, c)
-    log.close()
-    state = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{state} after step {s.step}; weights and log in {c.run}")
+    launch(train, c, c.gpu)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import (
+    CompilableBlock,
     ConditionalInstanceNorm,
     NormActConv,
     SNConv2d,
@@ -15,7 +16,7 @@ from models.layers import (
 STAGE_BLOCKS = (2, 3, 4)
 
 
-class TwoPathBlock(nn.Module):
+class TwoPathBlock(CompilableBlock):
     """x + conv(LReLU(norm2(conv(LReLU(norm1(x)))))): convolutions shared, norms the path's own."""
 
     def __init__(self, channels: int, embed_dim: int) -> None:
@@ -97,7 +98,7 @@ class NoiseEncoder(nn.Module):
             features.append(head(x))
             x = down(x) if down is not None else x
         pooled = torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1)
-        return features, F.normalize(self.mlp_noise(pooled), dim=1)
+        return features, F.normalize(self.mlp_noise(pooled).float(), dim=1)
 
     def discriminate(
         self, clean: Tensor, noisy: Tensor, z: Tensor

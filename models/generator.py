@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import SFT, NoiseSource, SNConv2d, SNConvTranspose2d, leaky_relu
+from models.layers import SFT, CompilableBlock, NoiseSource, SNConv2d, SNConvTranspose2d, leaky_relu
 
 STAGE_BLOCKS = (4, 3, 2)
 
@@ -17,7 +17,7 @@ def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
     return draw
 
 
-class SFTBlock(nn.Module):
+class SFTBlock(CompilableBlock):
     """x + conv(LReLU(SFT2(conv(LReLU(SFT1(x)))))), each SFT with a noise map of its own."""
 
     def __init__(self, channels: int, embed_dim: int) -> None:
@@ -27,10 +27,10 @@ class SFTBlock(nn.Module):
         self.sft2 = SFT(channels, embed_dim)
         self.conv2 = SNConv2d(channels, channels, 3)
 
-    def forward(self, x: Tensor, z: Tensor, noise: NoiseSource) -> Tensor:
-        shape = (x.shape[0], 1, x.shape[2], x.shape[3])
-        h = self.conv1(leaky_relu(self.sft1(x, z, noise(shape, x.device))))
-        return x + self.conv2(leaky_relu(self.sft2(h, z, noise(shape, x.device))))
+    def forward(self, x: Tensor, z: Tensor, n1: Tensor, n2: Tensor) -> Tensor:
+        """x: (B, C, H, W); z: (B, d); n1, n2: (B, 1, H, W)."""
+        h = self.conv1(leaky_relu(self.sft1(x, z, n1)))
+        return x + self.conv2(leaky_relu(self.sft2(h, z, n2)))
 
 
 class NoiseGenerator(nn.Module):
@@ -71,11 +71,11 @@ class NoiseGenerator(nn.Module):
         """
         if clean.shape[2] % 4 or clean.shape[3] % 4:
             raise ValueError(f"height and width must divide by 4, got {tuple(clean.shape)}")
-        noise = noise or normal_noise()
+        maps = iter(self.noise_maps(clean, noise or normal_noise()))
 
         def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
             for block in blocks:
-                x = block(x, z, noise)
+                x = block(x, z, next(maps), next(maps))
             return x
 
         x1 = run(self.blocks1, self.conv_first(2 * clean - 1))
@@ -86,3 +86,14 @@ class NoiseGenerator(nn.Module):
         y1 = self.conv_skip1(leaky_relu(torch.cat([self.conv_up1(y2), x1], dim=1)))
         y1 = run(self.blocks1_, y1)
         return self.conv_last(leaky_relu(y1))
+
+    @torch.compiler.disable  # the noise source may hold a generator, which cannot be traced
+    def noise_maps(self, clean: Tensor, noise: NoiseSource) -> list[Tensor]:
+        """A map for each SFT layer, in the layers' order and at their resolutions."""
+        n1, n2, n3 = (2 * blocks for blocks in STAGE_BLOCKS)
+        batch, _, height, width = clean.shape
+        return [
+            noise((batch, 1, height // down, width // down), clean.device)
+            for layers, down in ((n1, 1), (n2, 2), (n3, 4), (n2, 2), (n1, 1))
+            for _ in range(layers)
+        ]

@@ -57,7 +57,20 @@ class SpectralWeight(nn.Module):
 
 
 def _normalised_weights(weights: list[SpectralWeight], power_iterations: int) -> list[Tensor]:
-    """The normalised weights of layers of one matrix shape, in one batch of small products."""
+    """The normalised weights of layers of one matrix shape, in one batch of small products.
+
+    Computed in float32; under autocast they come in its dtype, converted once instead of at every
+    use.
+    """
+    device = weights[0].weight_orig.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    with torch.autocast(device, enabled=False):
+        normalised = _normalised_matrices(weights, power_iterations)
+    parts = normalised.to(dtype or normalised.dtype).unbind()
+    return [w.from_matrix(matrix) for w, matrix in zip(weights, parts, strict=True)]
+
+
+def _normalised_matrices(weights: list[SpectralWeight], power_iterations: int) -> Tensor:
     matrices = torch.stack([w.as_matrix() for w in weights])  # (n, rows, columns)
     u = torch.stack([w.weight_u for w in weights]).unsqueeze(-1)
     v = torch.stack([w.weight_v for w in weights]).unsqueeze(-1)
@@ -70,18 +83,21 @@ def _normalised_weights(weights: list[SpectralWeight], power_iterations: int) ->
                 w.weight_u.copy_(u_new.squeeze(-1))
                 w.weight_v.copy_(v_new.squeeze(-1))
     sigma = u.mT @ (matrices @ v)  # (n, 1, 1); u and v are constants here, sigma is not
-    normalised = (matrices / sigma).unbind()
-    return [w.from_matrix(matrix) for w, matrix in zip(weights, normalised, strict=True)]
+    return matrices / sigma
 
 
 def _alike(networks: Iterable[nn.Module]) -> list[list[SpectralWeight]]:
-    """The spectral weights of all networks, in groups that can be normalised in one batch."""
+    """The spectral weights, in groups that can be normalised in one batch.
+
+    Never of two networks: a batch ties their weights together in autograd's eyes, and a gradient
+    for one network's weights would walk the other's graph for contributions that are all zero.
+    """
     groups: dict[tuple, list[SpectralWeight]] = defaultdict(list)
-    for network in networks:
+    for i, network in enumerate(networks):
         for module in network.modules():
             if isinstance(module, SpectralWeight):
-                key = (module.as_matrix().shape, module.training, module.weight_orig.requires_grad)
-                groups[key].append(module)
+                shape, trained = module.as_matrix().shape, module.weight_orig.requires_grad
+                groups[i, shape, module.training, trained].append(module)
     return list(groups.values())
 
 
@@ -90,7 +106,8 @@ def shared_spectral_norm(*networks: nn.Module) -> Iterator[None]:
     """Normalise every weight once; all forwards inside the block share the result.
 
     In training mode that is one power iteration a step however many forwards the step has. Leave
-    the block before the optimisers' next use of the weights: they are computed on entry.
+    the block before the optimisers' next use of the weights: they are computed on entry, in the
+    dtype of the autocast that is on then.
     """
     groups = _alike(networks)
     try:
@@ -110,6 +127,18 @@ def converge_spectral_norm(network: nn.Module, power_iterations: int = 50) -> No
     """Bring every u and v to the leading singular vectors, for weights that came from elsewhere."""
     for weights in _alike([network]):
         _normalised_weights(weights, power_iterations)
+
+
+class CompilableBlock(nn.Module):
+    """A block that a network repeats: what is worth compiling, once a size and not once a block."""
+
+
+def compile_blocks(*networks: nn.Module) -> None:
+    """torch.compile the repeated blocks of the networks, in place; copies of them stay plain."""
+    for network in networks:
+        for module in network.modules():
+            if isinstance(module, CompilableBlock):
+                module.compile()
 
 
 class SNConv2d(nn.Module):
@@ -207,6 +236,7 @@ class SFT(nn.Module):
         gamma = apply_mlp(self.convs_gamma, z)
         weight = self.convs_beta[0].conv2d().flatten(1)  # (r, d + 1)
         per_image_part = F.linear(z, weight[:, :-1])[:, :, None, None]  # (B, r, 1, 1)
+        n = n.to(per_image_part.dtype)  # or a full-size map would be float32 under autocast
         hidden = torch.addcmul(per_image_part, n, weight[:, -1:, None])  # (B, r, H, W)
         beta = self.convs_beta[1](F.leaky_relu_(hidden, SLOPE))
         return torch.addcmul(beta, x, 1 + gamma)

@@ -11,16 +11,18 @@ from utils.filters import gaussian_blur
 
 
 def contrastive_loss(
-    q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.1
+    q: Tensor, k: Tensor, queue: Tensor, temperature: float = 0.1, first: int = 0
 ) -> tuple[Tensor, Tensor]:
     """InfoNCE of queries against their keys, the batch's other keys and the queue.
 
-    q, k: (N, d) unit rows, row i of k the positive of row i of q; queue: (d, K) unit columns.
-    Returns the loss and the top-1 accuracy in [0, 1], both scalars.
+    q: (N, d), k: (M, d) unit rows, row first + i of k the positive of row i of q; queue: (d, K)
+    unit columns. M > N where keys of other processes were gathered. Returns the loss and the top-1
+    accuracy in [0, 1], both scalars, means over q.
     """
-    logits = torch.cat([q @ k.T, q @ queue], dim=1).float() / temperature  # (N, N + K)
-    positive = torch.arange(len(q), device=q.device)
-    probability = logits.softmax(dim=1)[positive, positive]
+    logits = torch.cat([q @ k.T, q @ queue], dim=1).float() / temperature  # (N, M + K)
+    row = torch.arange(len(q), device=q.device)
+    positive = first + row
+    probability = logits.softmax(dim=1)[row, positive]
     accuracy = (logits.argmax(dim=1) == positive).float().mean()
     return -(probability + 1e-8).log().mean(), accuracy
 

@@ -13,7 +13,7 @@ import train_denoiser
 import train_denoiser_synthetic
 import train_noiseTransfer
 from utils import config
-from utils.config import choose_device, git_commit, parse, print_config, provenance
+from utils.config import choose_device, choose_devices, git_commit, parse, print_config, provenance
 from utils.errors import UserError
 
 SCRIPTS = [train_noiseTransfer, train_denoiser, train_denoiser_synthetic]
@@ -181,6 +181,20 @@ def test_devices_that_are_not_there(gpus, gpu, count):
     gpus(count)
     with pytest.raises(UserError, match=re.escape(f"--gpu {gpu}:")):
         choose_device(gpu)
+
+
+def test_a_device_for_each_process(gpus, capsys):
+    gpus(3)
+    assert choose_devices("0,2") == [torch.device("cuda", 0), torch.device("cuda", 2)]
+    assert choose_devices("cpu,cpu") == [torch.device("cpu")] * 2
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="--gpu 1,1: expected device numbers"):
+        choose_devices("1,1")
+    with pytest.raises(UserError, match="--gpu cpu,0: expected device numbers"):
+        choose_devices("cpu,0")
+    gpus(0)
+    assert choose_devices("0,1") == [torch.device("cpu")]
+    assert "running on the CPU" in capsys.readouterr().out
 
 
 def test_a_list_with_a_missing_device(gpus):

@@ -97,7 +97,7 @@ def command(data: Path, tmp_path: Path) -> Command:
             *("--debug", "--gpu", "cpu", "--batch", "2", "--patch", "16", *own),
             *("--train-images", str(data / "train_images")),
             *("--test-images", str(data / "test_images"), "--cache", str(tmp_path / "cache")),
-            *("--run", str(tmp_path / "run"), *flags),
+            *("--run-dir", str(tmp_path / "run"), *flags),
         ]
 
     return command
@@ -215,7 +215,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     script, flags, command, tmp_path, monkeypatch
 ):
     """Stopped by the clock in mid-epoch, then killed in mid-epoch, then left to finish."""
-    script.main(command(script, *flags, "--run", str(tmp_path / "whole")))
+    script.main(command(script, *flags, "--run-dir", str(tmp_path / "whole")))
 
     train_step, done = script.train_step, []
 

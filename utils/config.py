@@ -70,28 +70,34 @@ def _peek(argv: list[str], flag: str) -> str | None:
 
 
 def choose_device(gpu: str) -> torch.device:
-    """`--gpu 0` -> cuda:0, or the CPU, said in one line, where there is no CUDA.
+    """The device of a script that runs in one process; of a list the first, said in one line."""
+    devices = choose_devices(gpu)
+    if len(devices) > 1:
+        print(f"One process on one device: using the first of {gpu}.")
+    return devices[0]
 
-    Of a list such as 0,1 the first is used, said in one line. Raises UserError for anything else
-    but `cpu`, and for a GPU that is not there.
+
+def choose_devices(gpu: str) -> list[torch.device]:
+    """`--gpu 0,1` -> cuda:0 and cuda:1; `cpu,cpu` -> the CPU twice, for two processes on it.
+
+    Without CUDA any list with GPU 0 is the CPU, once, said in one line. UserError for anything else
+    than device numbers or `cpu`, a number twice, and a GPU that is not there.
     """
-    if gpu == "cpu":
-        return torch.device("cpu")
-    numbers = [word.strip() for word in gpu.split(",")]
-    if not all(number.isdecimal() for number in numbers):
-        raise UserError(f"--gpu {gpu}: expected a device number such as 0, or cpu")
+    words = [word.strip() for word in gpu.split(",")]
+    if set(words) == {"cpu"}:
+        return [torch.device("cpu")] * len(words)
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        raise UserError(f"--gpu {gpu}: expected device numbers such as 0 or 0,1, or cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    missing = [number for number in numbers if int(number) >= count]
+    missing = [word for word in words if int(word) >= count]
     # Without CUDA, a list with device 0, the default, is no mistake; another device alone is.
-    if missing and (count or "0" not in numbers):
+    if missing and (count or "0" not in words):
         here = f"the GPUs here are 0 to {count - 1}" if count else "there is no CUDA GPU here"
         raise UserError(f"--gpu {gpu}: no GPU {', '.join(missing)}, {here}; name another, or cpu")
     if not count:
         print("No CUDA GPU found: running on the CPU.")
-        return torch.device("cpu")
-    if len(numbers) > 1:
-        print(f"One process on one GPU: using GPU {numbers[0]} of {gpu}.")
-    return torch.device("cuda", int(numbers[0]))
+        return [torch.device("cpu")]
+    return [torch.device("cuda", int(word)) for word in words]
 
 
 def provenance() -> dict[str, Any]:

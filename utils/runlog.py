@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.utils import make_grid
 
 from utils.config import provenance
+from utils.distributed import is_first
 from utils.errors import UserError
 
 
@@ -20,10 +21,14 @@ class RunLog:
     """Writes below `folder`; appends where the run goes on from a checkpoint.
 
     config.json holds the settings and versions of the newest start, stats.jsonl one JSON object a
-    line with its step and seconds since the start, tensorboard/ the same as curves.
+    line with its step and seconds since the start, tensorboard/ the same as curves. Of several
+    processes only the first writes.
     """
 
     def __init__(self, folder: Path, config: Any) -> None:
+        self.writes = is_first()
+        if not self.writes:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -39,6 +44,8 @@ class RunLog:
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """One line of stats.jsonl and one point a curve; group is "train" or "val/<test set>"."""
+        if not self.writes:
+            return
         seconds = round(time.monotonic() - self.start, 1)
         line = {"step": step, "group": group, "seconds": seconds}
         # JSON has no NaN.
@@ -49,10 +56,14 @@ class RunLog:
 
     def pictures(self, name: str, columns: list[Tensor], step: int) -> None:
         """Columns of (B, 3, H, W) images in [0, 1] side by side, a row a sample."""
+        if not self.writes:
+            return
         rows = [image for sample in zip(*columns, strict=True) for image in sample]
         grid = make_grid([r.detach().float().clamp(0, 1).cpu() for r in rows], nrow=len(columns))
         self.board.add_image(name, grid, step)
 
     def close(self) -> None:
+        if not self.writes:
+            return
         self.stats.close()
         self.board.close()

@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import ignite.distributed as idist
 import torch
 from ignite.metrics import Average
 from torch import Tensor, nn
 
 from utils.checkpoint import read_torch_file, save_atomically
+from utils.distributed import any_process
 from utils.errors import UserError
 
 
@@ -50,7 +52,7 @@ class TrainingState(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{path}: is of a run with other networks ({reason}); give that run's settings "
-                "again, or choose another --run folder"
+                "again, or choose another --run-dir folder"
             ) from error
 
     def set_lr(self, lr: float) -> None:
@@ -63,6 +65,16 @@ def warm_up_cosine(step: int, total: int, warm_up: int) -> float:
     """Factor on the learning rate: a linear rise over `warm_up` steps, then half a cosine to 0."""
     rise = min(1.0, (step + 1) / warm_up) if warm_up else 1.0
     return rise * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def apply_gradients(
+    optimiser: torch.optim.Optimizer, network: nn.Module, grads: Sequence[Tensor]
+) -> None:
+    """One step of `optimiser` with these gradients of the network's parameters, in their order."""
+    for parameter, grad in zip(network.parameters(), grads, strict=True):
+        parameter.grad = grad
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
@@ -96,13 +108,23 @@ class Means:
 
 
 class StopWatch:
-    """Whether `--max-minutes` have passed since it was made; None never passes."""
+    """Whether `--max-minutes` have passed since it was made; None never passes.
+
+    All processes get one answer, which they ask for at the same steps. With several it costs them
+    a wait for their devices, hence only every tenth time.
+    """
 
     def __init__(self, minutes: float | None) -> None:
         self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.asked = 0
 
     def is_over(self) -> bool:
-        return self.end is not None and time.monotonic() > self.end
+        if self.end is None:
+            return False
+        self.asked += 1
+        if idist.get_world_size() > 1 and self.asked % 10:
+            return False
+        return any_process(time.monotonic() > self.end)
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

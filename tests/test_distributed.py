@@ -1,0 +1,172 @@
+"""Two processes with halves of a batch are one process with all of it; launchers; resume."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import train_denoiser as DENOISER
+import train_noiseTransfer as NT
+from data.items import Triplet
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from tests.golden import recipe
+from utils import distributed
+from utils.distributed import gather_rows, is_first, launch, local_batch
+from utils.errors import UserError
+from utils.training import Means
+
+ROOT = Path(__file__).parent.parent
+BATCH, STEPS = 4, 5
+
+
+@dataclass(frozen=True)
+class Job:
+    out: Path
+
+
+def part(x: Tensor) -> Tensor:
+    """This process's rows of a batch."""
+    n = local_batch(len(x))
+    first = n * distributed.idist.get_rank()
+    return x[first : first + n]
+
+
+def images(seed: int) -> Tensor:
+    return torch.from_numpy(recipe.image(seed, (BATCH, 3, 16, 16)))
+
+
+def shared_noise(seed: int) -> Callable:
+    """The whole batch's maps, of which each process takes its rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape, device: part(torch.randn((BATCH, *shape[1:]), generator=generator))
+
+
+def plain_descent(s: torch.nn.Module) -> dict[str, torch.optim.Optimizer]:
+    """In place of Adam, whose steps do not shrink where a gradient is nothing but rounding."""
+    return {
+        name: torch.optim.SGD(optimiser.param_groups[0]["params"], lr=1e-3)
+        for name, optimiser in s.optimisers.items()
+    }
+
+
+def train_generator(job: Job, device: torch.device) -> None:
+    c = NT.Config(width=4, embed_dim=8, queue_size=12, batch=BATCH)
+    s, means = NT.State(c, device), Means(device)
+    s.optimisers = plain_descent(s)
+    logged = []
+    for step in range(STEPS):
+        batch = Triplet(*(part(images(3 * step + i)) for i in range(3)))
+        means.update(NT.train_step(s, c, batch, shared_noise(step)))
+        logged.append(means.read(step))
+    if is_first():
+        torch.save({"logged": logged, "state": s.state_dict()}, job.out)
+
+
+def train_denoiser(job: Job, device: torch.device) -> None:
+    c = DENOISER.Config(width=4, border=2, batch=BATCH)
+    torch.manual_seed(3)
+    transfer = NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    s, means = DENOISER.State(c, device), Means(device)
+    s.optimisers = plain_descent(s)
+    logged = []
+    for step in range(STEPS):
+        clean, reference = part(images(2 * step)), part(images(2 * step + 1))
+        values = DENOISER.train_step(s, c, transfer, clean, reference, shared_noise(step))
+        means.update(values)
+        logged.append(means.read(step))
+    if is_first():
+        torch.save({"logged": logged, "state": s.state_dict()}, job.out)
+
+
+@pytest.mark.parametrize("train", [train_generator, train_denoiser])
+def test_two_processes_equal_one_with_the_same_batch(train: Callable, tmp_path: Path) -> None:
+    for gpu, name in (("cpu", "one"), ("cpu,cpu", "two")):
+        launch(train, Job(tmp_path / name), gpu)
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+    for a, b in zip(one["logged"], two["logged"], strict=True):
+        # float32, summed in another order
+        assert b == pytest.approx(a, rel=1e-4, abs=1e-5)
+    assert one["state"].keys() == two["state"].keys()
+    for key, a in one["state"].items():
+        torch.testing.assert_close(
+            two["state"][key], a, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    if train is train_generator:
+        assert two["state"]["keys.pointer"] == BATCH * STEPS % 12
+
+
+def one_fails(job: Job, device: torch.device) -> None:
+    print("hello")
+    if not is_first():
+        raise UserError("data.png: broken; fetch it again")
+    gather_rows(torch.zeros(1))  # waits for the other
+
+
+def test_a_failing_process_ends_all(tmp_path: Path) -> None:
+    script = (
+        "from tests.test_distributed import *\n"
+        "if __name__ == '__main__':\n    launch(one_fails, Job(Path('x')), 'cpu,cpu')\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    result = run([tmp_path / "run.py"], timeout=120)
+    assert result.returncode == 2
+    assert "error: data.png: broken; fetch it again" in result.stderr
+    assert result.stdout.split() == ["hello"]  # of the first process alone
+
+
+def run(words: list, timeout: float = 300) -> subprocess.CompletedProcess:
+    """A Python command at the repository's root."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=environment,
+    )  # fmt: skip
+
+
+def test_torchrun_and_resume_with_another_number_of_processes(tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    flags = ["--debug", "--gpu", "cpu", "--train-images", none, "--test-images", none]
+    flags += ["--run-dir", tmp_path / "run", "--cache", tmp_path / "cache"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = ROOT / "train_noiseTransfer.py"
+    result = run([*torchrun, script, *flags])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("finished after step 4") == 1  # one of the two prints
+    result = run([script, *flags, "--epochs", "3"])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "after step 4" in result.stdout
+    assert "finished after step 6" in result.stdout
+    lines = [json.loads(line) for line in (tmp_path / "run/stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["group"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_that_does_not_divide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed.idist, "get_world_size", lambda: 3)
+    assert local_batch(12) == 4
+    with pytest.raises(UserError, match="--batch 32: must divide by the 3 processes"):
+        local_batch(32)
+
+
+@pytest.mark.parametrize(
+    ("environment", "outside"),
+    [
+        ({}, False),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, True),  # torchrun with one process
+        ({"SLURM_JOB_ID": "5", "SLURM_NTASKS": "4"}, False),  # a shell of salloc
+        ({"SLURM_JOB_ID": "5", "SLURM_STEP_NUM_TASKS": "1"}, False),  # srun, one task: spawn
+        ({"SLURM_JOB_ID": "5", "SLURM_STEP_NUM_TASKS": "4"}, True),
+    ],
+)
+def test_who_started_us(monkeypatch, environment, outside) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert distributed._launched_from_outside() == outside

@@ -1,0 +1,124 @@
+"""One process a device, through pytorch-ignite: launching, gathering keys, averaging gradients.
+
+The batch size of a run is global: each of W processes takes 1/W of it. With keys gathered and
+gradients averaged, losses, queue and every update equal those of one process with the whole batch.
+In a single process everything here leaves its argument as it is.
+"""
+
+import contextlib
+import io
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TypeVar
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor
+from torch.multiprocessing import ProcessExitedException
+
+from utils.config import choose_device, choose_devices
+from utils.errors import exit_on_user_error, require
+
+C = TypeVar("C")
+Worker = Callable[[C, torch.device], None]
+
+TIMEOUT = timedelta(hours=2)  # the others wait in a collective call while the first validates
+
+
+def launch(worker: Worker, config: C, gpu: str) -> None:
+    """worker(config, device), once in each process.
+
+    gpu: `0` or `cpu` runs in this process; `0,1` spawns one a GPU, `cpu,cpu` two on the CPU. Under
+    torchrun, and under srun with several tasks, this is one of their processes and uses the GPU of
+    its local rank (the CPU with `cpu`, or without CUDA). All but the first process print nothing.
+    UserError: a GPU that is not there. A process that fails ends the others.
+    """
+    if _launched_from_outside():
+        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
+        device = choose_device("cpu" if gpu == "cpu" else local_rank)
+        _work(worker, config, device)
+        return
+    devices = choose_devices(gpu)
+    if len(devices) == 1:
+        worker(config, devices[0])
+        return
+    try:
+        torch.multiprocessing.spawn(
+            _spawned, (worker, config, devices, _free_port()), nprocs=len(devices)
+        )
+    except ProcessExitedException as error:  # it has said why
+        sys.exit(error.exit_code)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints, logs, validates and saves."""
+    return idist.get_rank() == 0
+
+
+def local_batch(batch: int) -> int:
+    """This process's part of a global batch. UserError unless it divides."""
+    world = idist.get_world_size()
+    require(batch % world == 0, f"--batch {batch}: must divide by the {world} processes")
+    return batch // world
+
+
+def gather_rows(x: Tensor) -> Tensor:
+    """(N, ...) of this process -> (W N, ...) of all, by rank. No gradient goes through it."""
+    return idist.all_gather(x.detach())
+
+
+def average_gradients(grads: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The processes' mean of each gradient, in one reduction of all of them."""
+    world = idist.get_world_size()
+    if world == 1:
+        return grads
+    total = idist.all_reduce(torch.cat([g.flatten() for g in grads]))
+    parts = (total / world).split([g.numel() for g in grads])
+    return [part.view_as(g) for part, g in zip(parts, grads, strict=True)]
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process; all must ask at the same step."""
+    return bool(idist.all_reduce(int(flag)))
+
+
+def _launched_from_outside() -> bool:
+    torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    return torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+
+
+def _spawned(
+    rank: int, worker: Worker, config: object, devices: list[torch.device], port: int
+) -> None:
+    # An environment as torchrun's, in a process that has not used CUDA yet. Inside a SLURM job
+    # ignite would take rank and size from SLURM's, which describe the one task that spawned us.
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        del os.environ[name]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    numbers = [d.index for d in devices if d.type == "cuda"]
+    chosen = [visible[i] if i < len(visible) and visible[i] else str(i) for i in numbers]
+    os.environ |= {
+        "CUDA_VISIBLE_DEVICES": ",".join(chosen), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(len(devices)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    device = torch.device("cuda", rank) if numbers else torch.device("cpu")
+    exit_on_user_error(lambda: _work(worker, config, device))
+
+
+def _work(worker: Worker, config: object, device: torch.device) -> None:
+    idist.initialize("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    silence = contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO())
+    try:
+        with silence:
+            worker(config, device)
+    finally:
+        idist.finalize()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
