@@ -34,14 +34,16 @@ from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, evaluation_mode, mean_over_images
 from utils.precision import Precision, autocast, set_float32_precision
+from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog
 from utils.seeding import Randomness, randomness
 from utils.training import (
+    GradientMean,
     Means,
-    StopWatch,
     TrainingState,
     apply_gradients,
     average_weights,
+    progress_bar,
     save_weights,
     warm_up_cosine,
 )
@@ -80,6 +82,8 @@ class DenoiserConfig:
     # Optimisation
     batch: int = 32
     """Of all processes together."""
+    grad_accum: int = 1
+    """Parts in which a process takes its batch: less memory, the same step."""
     patch: int = 88
     """Pixels a side for the generator; border are cut off each side for the denoiser."""
     border: int = 4
@@ -96,6 +100,10 @@ class DenoiserConfig:
     # Running
     max_minutes: float | None = None
     """Stop, saved, after this long; the same command goes on."""
+    keep: int = 2
+    """Checkpoints kept, the newest, beside the best by validation."""
+    skip_nonfinite: int = 0
+    """Leave out steps whose gradients are not finite, at most so many in a row."""
     log_every: int = 100
     val_limit: int | None = None
     """Images a validation set; all by default."""
@@ -163,17 +171,23 @@ def train_step(
     """One step of method 5; returns the logged values. clean, reference: (B, 3, P, P)."""
     # The outermost pixels saw the padding of every convolution of the generator.
     inner = (..., slice(c.border, -c.border or None), slice(c.border, -c.border or None))
-    with autocast(c.precision, clean.device):
-        noisy = transfer.transfer(clean, reference, noise)  # clipped, no gradient
-        denoised = s.denoiser(noisy[inner])
-    loss = F.l1_loss(denoised.float(), clean[inner])
+    mean, n = GradientMean(c.grad_accum), len(clean) // c.grad_accum
+    for part, its_reference in zip(clean.split(n), reference.split(n), strict=True):
+        with autocast(c.precision, clean.device):
+            noisy = transfer.transfer(part, its_reference, noise)  # clipped, no gradient
+            denoised = s.denoiser(noisy[inner])
+        loss = F.l1_loss(denoised.float(), part[inner])
+        grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
+        mean.add([grads], {"loss_l1": loss.detach()})
+    (grads,), values = mean.result()
+    s.step += 1
+    if c.skip_nonfinite and s.skips(grads, limit=c.skip_nonfinite):
+        return values
 
-    grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
     apply_gradients(s.optimisers["denoiser"], s.denoiser, average_gradients(grads))
     if c.ema:
         average_weights(s.denoiser_ema, s.denoiser, c.ema)
-    s.step += 1
-    return {"loss_l1": loss}
+    return values
 
 
 def learning_rate(c: DenoiserConfig, step: int) -> float:
@@ -200,8 +214,8 @@ def show(log: RunLog, s: State, clean: Tensor, noisy: Tensor) -> None:
     log.pictures("train/clean, generated, denoised", [clean, noisy, denoised], s.step)
 
 
-def validate(s: State, c: Config, test_set: PairedTestSet, log: RunLog) -> None:
-    """PSNR and SSIM of the test set's own noisy images, denoised."""
+def validate(s: State, c: Config, test_set: PairedTestSet, log: RunLog) -> float:
+    """The mean PSNR; PSNR and SSIM of the test set's own noisy images, denoised."""
     device = next(s.result.parameters()).device
     means = mean_over_images(
         evaluate_denoiser(
@@ -210,12 +224,13 @@ def validate(s: State, c: Config, test_set: PairedTestSet, log: RunLog) -> None:
     )
     log.scalars(f"val/{test_set.name}", means, s.step)
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+    return means["psnr"]
 
 
 def train(c: Config, device: torch.device) -> None:
     """The whole run; with several devices one of its processes (see utils/distributed.py)."""
     set_float32_precision(c.precision)
-    batch_size = local_batch(c.batch)
+    batch_size = local_batch(c.batch, c.grad_accum)
     transfer = NoiseTransfer.from_checkpoint(c.nt, device)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
@@ -223,52 +238,50 @@ def train(c: Config, device: torch.device) -> None:
     sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
 
     s = State(c, device)
-    checkpoint, weights = c.run_dir / "checkpoint.pt", c.run_dir / f"{c.denoiser}_g.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run_dir} after step {s.step}")
-    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+    means, total = Means(device), c.epochs * c.steps_per_epoch
+    weights = f"{c.denoiser}_g.pt"
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
         batch = items.triplets(batch_size, rng)
         return batch.clean, batch.noisy2, rng  # unpaired: another place, of the same noise kind
 
-    total = c.epochs * c.steps_per_epoch
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
-    with Prefetcher(draw, s.step, total, device) as batches:
+    with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
+        log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
         for clean, reference, rng in batches:
-            if watch.is_over():
+            if run.must_stop():
                 break
             s.set_lr(learning_rate(c, s.step))
             values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
-            means.update(values)
+            means.update(values, s.step)
             bar.update()
 
             if s.step % c.log_every == 0:
-                numbers = means.read(s.step)
+                numbers = means.read()
                 bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
                 numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
                 log.scalars("train", numbers, s.step)
             if s.step % c.steps_per_epoch == 0 and is_first():
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-                s.save(checkpoint)
-                save_weights(s.result, weights)
+                run.save()
+                save_weights(s.result, c.run_dir / weights)
                 noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
                 show(log, s, clean[:4], noisy)
-                for test_set in sets:
-                    validate(s, c, test_set, log)
-    bar.close()
-    if is_first():
-        s.save(checkpoint)
-        save_weights(s.result, weights)
-    log.close()
-    end = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{end} after step {s.step}; {weights} written")
+                psnr_of_sets = [validate(s, c, test_set, log) for test_set in sets]
+                if sets and run.save_if_best(sum(psnr_of_sets) / len(sets)):
+                    save_weights(s.result, c.run_dir / "best" / weights)
+        bar.close()
+        if is_first():
+            run.save()
+            save_weights(s.result, c.run_dir / weights)
+        log.close()
+        state = "finished" if s.step >= total else "stopped, the same command goes on"
+        print(f"{state} after step {s.step}; {c.run_dir / weights} written")
+    run.exit()
 
 
 def main(argv: list[str] | None = None) -> None:
-    c = parse(Config, argv, PRESETS, DEBUG)
+    c = parse(Config, argv, PRESETS, DEBUG, saved_settings)
     if c.dry_run:
         print_config(c)
         return

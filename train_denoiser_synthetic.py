@@ -34,9 +34,10 @@ from utils.distributed import is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, mean_over_images
 from utils.precision import set_float32_precision
+from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog
 from utils.seeding import Randomness, randomness
-from utils.training import Means, StopWatch, save_weights
+from utils.training import Means, progress_bar, save_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,8 @@ def open_items(c: Config, device: torch.device) -> SyntheticItems:
     return SyntheticItems(source)
 
 
-def validate(s: State, c: Config, test_set: CleanTestSet, log: RunLog) -> None:
-    """PSNR and SSIM of the test set under VALIDATION_NOISE, denoised."""
+def validate(s: State, c: Config, test_set: CleanTestSet, log: RunLog) -> float:
+    """The mean PSNR; PSNR and SSIM of the test set under VALIDATION_NOISE, denoised."""
     device = next(s.result.parameters()).device
     means = mean_over_images(
         evaluate_denoiser(
@@ -83,12 +84,13 @@ def validate(s: State, c: Config, test_set: CleanTestSet, log: RunLog) -> None:
     )
     log.scalars(f"val/{test_set.name}", means, s.step)
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+    return means["psnr"]
 
 
 def train(c: Config, device: torch.device) -> None:
     """The whole run; with several devices one of its processes (see utils/distributed.py)."""
     set_float32_precision(c.precision)
-    batch_size = local_batch(c.batch)
+    batch_size = local_batch(c.batch, c.grad_accum)
     transfer = NoiseTransfer.from_checkpoint(c.nt, device)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
@@ -96,11 +98,8 @@ def train(c: Config, device: torch.device) -> None:
     sets = find_validation_sets(c.test_images, paired=False, sample_cache=sample)
 
     s = State(c, device)
-    checkpoint, weights = c.run_dir / "checkpoint.pt", c.run_dir / f"{c.denoiser}_g.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run_dir} after step {s.step}")
-    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+    means, total = Means(device), c.epochs * c.steps_per_epoch
+    weights = f"{c.denoiser}_g.pt"
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
@@ -108,41 +107,42 @@ def train(c: Config, device: torch.device) -> None:
         model = REFERENCE_NOISE.draw(batch_size, rng.choices)
         return clean, add_noise(clean, model, rng.pixels), rng
 
-    total = c.epochs * c.steps_per_epoch
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
-    with Prefetcher(draw, s.step, total, device) as batches:
+    with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
+        log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
         for clean, reference, rng in batches:
-            if watch.is_over():
+            if run.must_stop():
                 break
             s.set_lr(learning_rate(c, s.step))
             values = train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels))
-            means.update(values)
+            means.update(values, s.step)
             bar.update()
 
             if s.step % c.log_every == 0:
-                numbers = means.read(s.step)
+                numbers = means.read()
                 bar.set_postfix({k: f"{v:.4f}" for k, v in numbers.items()})
                 numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
                 log.scalars("train", numbers, s.step)
             if s.step % c.steps_per_epoch == 0 and is_first():
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-                s.save(checkpoint)
-                save_weights(s.result, weights)
+                run.save()
+                save_weights(s.result, c.run_dir / weights)
                 noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
                 show(log, s, clean[:4], noisy)
-                for test_set in sets:
-                    validate(s, c, test_set, log)
-    bar.close()
-    if is_first():
-        s.save(checkpoint)
-        save_weights(s.result, weights)
-    log.close()
-    end = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{end} after step {s.step}; {weights} written")
+                psnr_of_sets = [validate(s, c, test_set, log) for test_set in sets]
+                if sets and run.save_if_best(sum(psnr_of_sets) / len(sets)):
+                    save_weights(s.result, c.run_dir / "best" / weights)
+        bar.close()
+        if is_first():
+            run.save()
+            save_weights(s.result, c.run_dir / weights)
+        log.close()
+        state = "finished" if s.step >= total else "stopped, the same command goes on"
+        print(f"{state} after step {s.step}; {c.run_dir / weights} written")
+    run.exit()
 
 
 def main(argv: list[str] | None = None) -> None:
-    c = parse(Config, argv, PRESETS, DEBUG)
+    c = parse(Config, argv, PRESETS, DEBUG, saved_settings)
     if c.dry_run:
         print_config(c)
         return

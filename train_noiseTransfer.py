@@ -5,8 +5,8 @@
     python train_noiseTransfer.py --debug                     # a minute, exercises everything
 
 The same command resumes an interrupted run. The run folder ends up with VUNet.pt, encoder_q.pt
-and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`), checkpoint.pt,
-config.json, stats.jsonl and tensorboard/.
+and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`), best/ with those of the
+best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
 """
 
 import copy
@@ -50,15 +50,17 @@ from utils.distributed import (
 from utils.errors import exit_on_user_error, require
 from utils.evaluation import evaluate_transfer, mean_over_images
 from utils.metrics import akld, ks
-from utils.precision import Precision, autocast, set_float32_precision
+from utils.precision import Precision, autocast, forward_dtype, set_float32_precision
+from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog
 from utils.seeding import Randomness, randomness
 from utils.training import (
+    GradientMean,
     Means,
-    StopWatch,
     TrainingState,
     apply_gradients,
     average_weights,
+    progress_bar,
     save_weights,
     warm_up_cosine,
 )
@@ -115,6 +117,8 @@ class Config:
     # Optimisation
     batch: int = 32
     """Of all processes together."""
+    grad_accum: int = 1
+    """Parts in which a process takes its batch: less memory, the same step."""
     patch: int = 96
     epochs: int = 200
     steps_per_epoch: int = 2000
@@ -130,6 +134,10 @@ class Config:
     # Running
     max_minutes: float | None = None
     """Stop, saved, after this long; the same command goes on."""
+    keep: int = 2
+    """Checkpoints kept, the newest, beside the best by validation."""
+    skip_nonfinite: int = 0
+    """Leave out steps whose gradients are not finite, at most so many in a row."""
     log_every: int = 100
     val_limit: int | None = None
     """Images a validation set; all by default."""
@@ -180,32 +188,54 @@ class State(TrainingState):
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
     """One step of method 4: generator, encoder, key encoder, queue; returns the logged values.
 
-    Nothing of E_q changes before its own update, so everything is computed once and the two
-    updates differ only in what is differentiated with respect to what. `batch` is this process's
-    part of the global one.
+    Nothing of E_q changes before its own update, so both gradients are taken of one forward pass.
+    `batch` is this process's part of the global one; with --grad-accum it goes through in parts.
     """
     e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
-    clean, noisy1, noisy2 = batch.clean, batch.noisy1, batch.noisy2
-    with autocast(c.precision, clean.device), shared_spectral_norm(e_q, e_k, g):
-        with torch.no_grad():
-            _, z = e_k.embed(noisy2)  # (B, d)
+    n, device = len(batch.clean) // c.grad_accum, batch.clean.device
+    with shared_spectral_norm(e_q, e_k, g, dtype=forward_dtype(c.precision, device)):
+        with torch.no_grad(), autocast(c.precision, device):
+            z = torch.cat([e_k.embed(noisy2)[1] for noisy2 in batch.noisy2.split(n)])  # (B, d)
+        keys = gather_rows(z)  # of all processes; row i of z is row first + i of keys
+        first = len(z) * idist.get_rank()
+        mean = GradientMean(c.grad_accum)
+        for i in range(0, len(z), n):
+            part = Triplet(*(x[i : i + n] for x in (batch.clean, batch.noisy1, batch.noisy2)))
+            mean.add(*gradients(s, c, part, z[i : i + n], keys, first + i, noise))
+    (grads_g, grads_e), values = mean.result()
+    s.step += 1
+    if c.skip_nonfinite and s.skips([*grads_g, *grads_e], limit=c.skip_nonfinite):
+        return values
+
+    apply_gradients(s.optimisers["generator"], g, average_gradients(grads_g))
+    apply_gradients(s.optimisers["encoder"], e_q, average_gradients(grads_e))
+    momentum_update(e_k, e_q, c.momentum)
+    s.keys.enqueue(keys)
+    if c.ema:
+        average_weights(s.generator_ema, g, c.ema)
+    return values
+
+
+def gradients(
+    s: State, c: Config, part: Triplet, z: Tensor, keys: Tensor, first: int, noise: NoiseSource
+) -> tuple[list[tuple[Tensor, ...]], dict[str, Tensor]]:
+    """Losses of a part of the batch, [their gradients for G, for E_q], and the logged values."""
+    e_q, g = s.encoder_q, s.generator
+    clean, noisy1 = part.clean, part.noisy1
+    with autocast(c.precision, clean.device):
         fake = clean + g(clean, z, noise)  # not clipped
 
         f_real, q_real = e_q.embed(noisy1)
         f_fake, q_fake = e_q.embed(fake)
         g_real, d_real = e_q.discriminate(clean, noisy1, z)
         g_fake, d_fake = e_q.discriminate(clean, fake, z)
-    keys = gather_rows(z)  # of all processes; the positives are our own
-    contrast = partial(
-        contrastive_loss, k=keys, queue=s.keys.queue, temperature=c.temperature,
-        first=len(z) * idist.get_rank(),
-    )  # fmt: skip
 
     # Generator
+    contrast = partial(contrastive_loss, k=keys, queue=s.keys.queue, first=first)
     gan_g = adversarial_loss(d_fake, 1)
     fm_gan = feature_matching_loss(g_real, g_fake)
     consistency = consistency_loss(noisy1, fake)
-    contra_adv, accuracy_adv = contrast(q_fake)
+    contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)
     fm_noise = feature_matching_loss(f_real, f_fake)
     loss_g = (
         c.w_gan * gan_g
@@ -216,22 +246,15 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
     )
 
     # Encoder, also the discriminator
-    contra, accuracy = contrast(q_real)
+    contra, accuracy = contrast(q_real, temperature=c.temperature)
     gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
     loss_e = contra + gan_d
 
     # Through d_fake, loss_e reaches E_q's weights only: the generator's are not asked for. It goes
-    # first because the generator's graph, compiled, can be walked and freed only once.
+    # first because the generator's graph, compiled, can be walked only once. The graph of the
+    # normalised weights is shared with the parts to come.
     grads_e = torch.autograd.grad(loss_e, list(e_q.parameters()), retain_graph=True)
-    grads_g = torch.autograd.grad(loss_g, list(g.parameters()))
-
-    apply_gradients(s.optimisers["generator"], g, average_gradients(grads_g))
-    apply_gradients(s.optimisers["encoder"], e_q, average_gradients(grads_e))
-    momentum_update(e_k, e_q, c.momentum)
-    s.keys.enqueue(keys)
-    if c.ema:
-        average_weights(s.generator_ema, g, c.ema)
-    s.step += 1
+    grads_g = torch.autograd.grad(loss_g, list(g.parameters()), retain_graph=c.grad_accum > 1)
     values = {
         "loss_gan_g": gan_g,
         "loss_fm_gan": fm_gan,
@@ -245,7 +268,7 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
         "akld": akld(fake, noisy1, clean).mean(),
         "ks": ks(fake, noisy1, clean).mean(),
     }
-    return {name: value.detach() for name, value in values.items()}
+    return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
 
 
 def learning_rate(c: Config, step: int) -> float:
@@ -264,14 +287,14 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
     return GeneratorItems(synthetic, real, c.p_real)
 
 
-def export(s: State, c: Config) -> NoiseTransfer:
+def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     """Write the networks' weights under their published names; returns what they amount to."""
     generator = copy.deepcopy(s.generator_ema if c.ema else s.generator)
     if c.ema:  # its weights are an average, its spectral-norm vectors the last step's
         converge_spectral_norm(generator)
-    save_weights(generator, c.run_dir / "VUNet.pt")
-    save_weights(s.encoder_q, c.run_dir / "encoder_q.pt")
-    save_weights(s.encoder_k, c.run_dir / "encoder_k.pt")
+    save_weights(generator, folder / "VUNet.pt")
+    save_weights(s.encoder_q, folder / "encoder_q.pt")
+    save_weights(s.encoder_k, folder / "encoder_k.pt")
     return NoiseTransfer(copy.deepcopy(s.encoder_k), generator)
 
 
@@ -291,7 +314,8 @@ def validate(
     log: RunLog,
     step: int,
     device: torch.device,
-) -> None:
+) -> float:
+    """The mean AKLD, all figures into the log."""
     means = mean_over_images(
         evaluate_transfer(
             transfer, test_set, seed=c.seed, limit=c.val_limit, device=device, progress=False
@@ -299,62 +323,60 @@ def validate(
     )
     log.scalars(f"val/{test_set.name}", means, step)
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
+    return means["akld"]
 
 
 def train(c: Config, device: torch.device) -> None:
     """The whole run; with several devices one of its processes (see utils/distributed.py)."""
     set_float32_precision(c.precision)
-    batch_size = local_batch(c.batch)
+    batch_size = local_batch(c.batch, c.grad_accum)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
     sample = c.cache / "sample" if c.debug else None
     sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
 
     s = State(c, device)
-    checkpoint = c.run_dir / "checkpoint.pt"
-    if checkpoint.exists():
-        s.load(checkpoint)
-        print(f"Resuming {c.run_dir} after step {s.step}")
-    log, watch, means = RunLog(c.run_dir, c), StopWatch(c.max_minutes), Means(device)
+    means, total = Means(device), c.epochs * c.steps_per_epoch
 
     def draw(step: int) -> tuple[Triplet, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
         return items.triplets(batch_size, rng), rng
 
-    total = c.epochs * c.steps_per_epoch
-    bar = tqdm(total=total, initial=s.step, unit="step", smoothing=0.05, disable=not is_first())
-    with Prefetcher(draw, s.step, total, device) as batches:
+    with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
+        log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
         for batch, rng in batches:
-            if watch.is_over():
+            if run.must_stop():
                 break
             s.set_lr(learning_rate(c, s.step))
             values = train_step(s, c, batch, normal_noise(rng.pixels))
-            means.update(values)
+            means.update(values, s.step)
             bar.update()
 
             if s.step % c.log_every == 0:
-                numbers = means.read(s.step)
+                numbers = means.read()
                 numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
                 log.scalars("train", numbers, s.step)
                 bar.set_postfix({k: f"{numbers[k]:.3f}" for k in ("akld", "ks", "contraAcc_noisy")})
             if s.step % c.steps_per_epoch == 0 and is_first():
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-                s.save(checkpoint)
-                transfer = export(s, c)
+                run.save()
+                transfer = export(s, c, c.run_dir)
                 show(log, "train", transfer, batch, s.step, rng)
-                for test_set in sets:
-                    validate(transfer, test_set, c, log, s.step, device)
-    bar.close()
-    if is_first():
-        s.save(checkpoint)
-        export(s, c)
-    log.close()
-    state = "finished" if s.step >= total else "stopped, the same command goes on"
-    print(f"{state} after step {s.step}; weights and log in {c.run_dir}")
+                akld_of_sets = [validate(transfer, t, c, log, s.step, device) for t in sets]
+                if sets and run.save_if_best(-sum(akld_of_sets) / len(sets)):
+                    export(s, c, c.run_dir / "best")
+        bar.close()
+        if is_first():
+            run.save()
+            export(s, c, c.run_dir)
+        log.close()
+        state = "finished" if s.step >= total else "stopped, the same command goes on"
+        print(f"{state} after step {s.step}; weights and log in {c.run_dir}")
+    run.exit()
 
 
 def main(argv: list[str] | None = None) -> None:
-    c = parse(Config, argv, PRESETS, DEBUG)
+    c = parse(Config, argv, PRESETS, DEBUG, saved_settings)
     if c.dry_run:
         print_config(c)
         return

@@ -56,14 +56,16 @@ class SpectralWeight(nn.Module):
         return _normalised_weights([self], power_iterations=int(self.training))[0]
 
 
-def _normalised_weights(weights: list[SpectralWeight], power_iterations: int) -> list[Tensor]:
+def _normalised_weights(
+    weights: list[SpectralWeight], power_iterations: int, dtype: torch.dtype | None = None
+) -> list[Tensor]:
     """The normalised weights of layers of one matrix shape, in one batch of small products.
 
-    Computed in float32; under autocast they come in its dtype, converted once instead of at every
-    use.
+    Computed in float32 and then converted to dtype; None: to autocast's, or left where it is off.
     """
     device = weights[0].weight_orig.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if dtype is None and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
     with torch.autocast(device, enabled=False):
         normalised = _normalised_matrices(weights, power_iterations)
     parts = normalised.to(dtype or normalised.dtype).unbind()
@@ -102,17 +104,18 @@ def _alike(networks: Iterable[nn.Module]) -> list[list[SpectralWeight]]:
 
 
 @contextmanager
-def shared_spectral_norm(*networks: nn.Module) -> Iterator[None]:
+def shared_spectral_norm(*networks: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Normalise every weight once; all forwards inside the block share the result.
 
     In training mode that is one power iteration a step however many forwards the step has. Leave
-    the block before the optimisers' next use of the weights: they are computed on entry, in the
-    dtype of the autocast that is on then.
+    the block before the optimisers' next use of the weights: they are computed on entry.
+
+    dtype: that they are converted to, once instead of at every use; None: autocast's, if it is on.
     """
     groups = _alike(networks)
     try:
         for weights in groups:
-            normalised = _normalised_weights(weights, power_iterations=int(weights[0].training))
+            normalised = _normalised_weights(weights, int(weights[0].training), dtype)
             for module, weight in zip(weights, normalised, strict=True):
                 module.shared = weight
         yield
@@ -135,6 +138,8 @@ class CompilableBlock(nn.Module):
 
 def compile_blocks(*networks: nn.Module) -> None:
     """torch.compile the repeated blocks of the networks, in place; copies of them stay plain."""
+    # Or no graph that a compiled block is in could be walked with retain_graph.
+    torch._functorch.config.donated_buffer = False
     for network in networks:
         for module in network.modules():
             if isinstance(module, CompilableBlock):

@@ -63,8 +63,8 @@ def train_generator(job: Job, device: torch.device) -> None:
     logged = []
     for step in range(STEPS):
         batch = Triplet(*(part(images(3 * step + i)) for i in range(3)))
-        means.update(NT.train_step(s, c, batch, shared_noise(step)))
-        logged.append(means.read(step))
+        means.update(NT.train_step(s, c, batch, shared_noise(step)), step)
+        logged.append(means.read())
     if is_first():
         torch.save({"logged": logged, "state": s.state_dict()}, job.out)
 
@@ -79,8 +79,8 @@ def train_denoiser(job: Job, device: torch.device) -> None:
     for step in range(STEPS):
         clean, reference = part(images(2 * step)), part(images(2 * step + 1))
         values = DENOISER.train_step(s, c, transfer, clean, reference, shared_noise(step))
-        means.update(values)
-        logged.append(means.read(step))
+        means.update(values, step)
+        logged.append(means.read())
     if is_first():
         torch.save({"logged": logged, "state": s.state_dict()}, job.out)
 

@@ -29,7 +29,7 @@ from tests.helpers import equal_states, images
 from utils.checkpoint import load_state
 from utils.errors import UserError
 from utils.evaluation import denoiser_from_checkpoint
-from utils.training import StopWatch
+from utils.resume import Checkpoints, TrainingRun
 
 SCRIPTS = [NT, REAL, SYNTHETIC]
 LOAD = functools.cache(NoiseTransfer.from_checkpoint)  # a second or so each time
@@ -112,8 +112,13 @@ def stats(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
 
 
+def checkpoint(run: Path) -> Path:
+    """The newest; there may be no other of its step."""
+    return Checkpoints(run).files("checkpoint")[0]
+
+
 def networks(run: Path) -> dict[str, Tensor]:
-    return torch.load(run / "checkpoint.pt", weights_only=True)["networks"]
+    return torch.load(checkpoint(run), weights_only=True)["networks"]
 
 
 def below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -133,8 +138,12 @@ def test_run_and_resume(script, command, tmp_path, capsys):
     run = tmp_path / "run"
     script.main(command(script, "--epochs", "1"))
     assert "finished after step 2" in capsys.readouterr().out
-    record = {"checkpoint.pt", "config.json", "stats.jsonl", "tensorboard"}
+    record = {"config.json", "stats.jsonl", "tensorboard", "best", ".lock"}
+    (newest,) = run.glob("checkpoint-00000002-*.pt")
+    (best,) = run.glob("best-*.pt")
+    record |= {newest.name, best.name}
     assert {p.name for p in run.iterdir()} == record | FILES[script]
+    assert {p.name for p in (run / "best").iterdir()} == FILES[script]
     first = (run / "stats.jsonl").read_text()
     groups = [(x["group"], x["step"]) for x in stats(run)]
     assert groups == [("train", 1), ("train", 2), (VALIDATION[script], 2)]
@@ -228,7 +237,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     monkeypatch.setattr(script, "train_step", counted)
     kill_at = None
     with monkeypatch.context() as patch:
-        patch.setattr(StopWatch, "is_over", lambda self: len(done) == 1)
+        patch.setattr(TrainingRun, "must_stop", lambda self: len(done) == 1)
         script.main(command(script, *flags))
     assert len(done) == 1
     kill_at = 3
@@ -239,7 +248,7 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     assert len(done) == 5  # step 3 was lost and done again
 
     whole, parts = (
-        torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run")
+        torch.load(checkpoint(tmp_path / run), weights_only=True) for run in ("whole", "run")
     )
     assert whole["step"] == parts["step"] == 4
     assert equal_states(parts["networks"], whole["networks"])
@@ -265,8 +274,8 @@ def test_no_minutes_left_stops_and_saves(script, command, tmp_path, capsys):
     script.main(command(script, "--max-minutes", "0"))
     assert "stopped, the same command goes on after step 0" in capsys.readouterr().out
     run = tmp_path / "run"
-    assert FILES[script] | {"checkpoint.pt"} <= {p.name for p in run.iterdir()}
-    assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 0
+    assert FILES[script] <= {p.name for p in run.iterdir()}
+    assert torch.load(checkpoint(run), weights_only=True)["step"] == 0
     assert stats(run) == []
 
 
@@ -382,25 +391,32 @@ def test_run_folder_that_is_a_file(command, tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_run_folder_of_another_width(script, command, tmp_path):
     script.main(command(script, "--max-minutes", "0"))
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    with pytest.raises(UserError, match="run with other networks") as error:
+    before = checkpoint(tmp_path / "run").read_bytes()
+    with pytest.raises(UserError, match=r"--width 6: the run in .*run has 4; leave") as error:
         script.main(command(script, "--width", "6"))
-    assert str(tmp_path / "run" / "checkpoint.pt") in str(error.value)
+    assert str(tmp_path / "run") in str(error.value)
     assert "\n" not in str(error.value)
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert checkpoint(tmp_path / "run").read_bytes() == before
 
 
 def test_run_folder_of_another_denoiser(command):
     REAL.main(command(REAL, "--max-minutes", "0"))
-    with pytest.raises(UserError, match="run with other networks"):
+    with pytest.raises(UserError, match=r"--denoiser unet: the run in .* has ridnet"):
         REAL.main(command(REAL, "--denoiser", "unet"))
 
 
-def test_run_folder_with_a_damaged_checkpoint(command, tmp_path):
-    REAL.main(command(REAL, "--max-minutes", "0"))
-    path = tmp_path / "run" / "checkpoint.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"checkpoint\.pt: damaged"):
+def test_the_checkpoint_before_a_damaged_one_is_used(command, tmp_path, capsys):
+    REAL.main(command(REAL, "--epochs", "2"))
+    newest = checkpoint(tmp_path / "run")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    REAL.main(command(REAL, "--epochs", "2"))
+    said = capsys.readouterr()
+    assert f"WARNING: {newest} is damaged" in said.err
+    assert "Resuming" in said.out
+    assert "after step 2" in said.out
+    for path in (tmp_path / "run").glob("*-*.pt"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="no intact checkpoint among"):
         REAL.main(command(REAL))
 
 
@@ -416,13 +432,13 @@ def test_generator_of_two_runs_or_none(script, command, tmp_path):
         script.main(command(script, "--nt", str(tmp_path / "mixed")))
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command, tmp_path):
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command, tmp_path, monkeypatch):
     REAL.main(command(REAL, "--epochs", "1"))
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    for log_every in ("1", "1000"):  # found in the log's means, or when the epoch is saved
-        with pytest.raises(UserError, match="not finite"):
-            REAL.main(command(REAL, "--epochs", "3", "--lr", "1e38", "--log-every", log_every))
-        assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    before = checkpoint(tmp_path / "run").read_bytes()
+    monkeypatch.setattr(REAL, "learning_rate", lambda c, step: 1e38)
+    with pytest.raises(UserError, match=r"step 4: loss_l1 not finite|not saved: .* not finite"):
+        REAL.main(command(REAL, "--epochs", "3"))
+    assert checkpoint(tmp_path / "run").read_bytes() == before
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -14,12 +14,12 @@ import train_noiseTransfer as NT
 from data.items import Triplet
 from data.noise import NoiseModelDistribution
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
-from models.layers import shared_spectral_norm
+from models.layers import NoiseSource, shared_spectral_norm
 from tests.golden import recipe
 from tests.helpers import equal_states
 from utils import training
 from utils.errors import UserError
-from utils.training import Means, StopWatch, warm_up_cosine
+from utils.training import Means, warm_up_cosine
 
 SCRIPTS = [NT, REAL, SYNTHETIC]
 
@@ -239,27 +239,98 @@ def test_warm_up():
 
 def test_means_since_the_last_reading():
     means = Means(torch.device("cpu"))
-    for value in (1.0, 2.0, 6.0):
-        means.update({"a": torch.tensor(value), "b": torch.tensor(-value)})
-    assert means.read(3) == {"a": 3, "b": -3}
-    means.update({"a": torch.tensor(5.0), "b": torch.tensor(7.0)})
-    assert means.read(4) == {"a": 5, "b": 7}
+    for step, value in enumerate((1.0, 2.0, 6.0), start=1):
+        means.update({"a": torch.tensor(value), "b": torch.tensor(-value)}, step)
+    assert means.read() == {"a": 3, "b": -3}
+    means.update({"a": torch.tensor(5.0), "b": torch.tensor(7.0)}, 4)
+    assert means.read() == {"a": 5, "b": 7}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_means_that_are_not_finite(value):
+@pytest.mark.parametrize("by_reading", [False, True])
+def test_values_that_are_not_finite_name_their_step_and_term(value, by_reading):
     means = Means(torch.device("cpu"))
-    means.update({"a": torch.tensor(value)})
-    with pytest.raises(UserError, match="not finite by step 7"):
-        means.read(7)
+    fine = {"a": torch.tensor(1.0), "b": torch.tensor(2.0)}
+    means.update(fine, 6)
+    means.update(fine | {"b": torch.tensor(value)}, 7)
+    with pytest.raises(UserError, match=r"step 7: b not finite \(.*'a': 1\.0"):
+        means.read() if by_reading else means.update(fine, 8)
 
 
-def test_stop_watch(monkeypatch):
-    now = [100.0]
-    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-    watch, never = StopWatch(2), StopWatch(None)
-    now[0] = 219.0
-    assert not watch.is_over()
-    now[0] = 221.0
-    assert watch.is_over()
-    assert not never.is_over()
+def test_steps_left_out_in_a_row():
+    state = training.TrainingState()
+    bad, good = [torch.tensor([1.0, torch.nan])], [torch.tensor([1.0]), torch.ones(2, 2)]
+    assert state.skips(bad, limit=2)
+    assert state.skips(good + bad, limit=2)
+    assert not state.skips(good, limit=2)
+    assert state.skips(bad, limit=2)
+    assert state.skips([torch.tensor([torch.inf])], limit=2)
+    with pytest.raises(UserError, match="not finite for the 3th time in a row"):
+        state.skips(bad, limit=2)
+
+
+def test_a_step_left_out_changes_nothing():
+    c = small(skip_nonfinite=1)
+    s = NT.State(c)
+    before = {k: v for k, v in snapshot(s).items() if not k.endswith(("_u", "_v"))}
+    batch = triplet()
+    batch.clean[0, 0, 0, 0] = torch.nan
+    NT.train_step(s, c, batch, sin_noise)
+    assert s.step == 1
+    after = s.state_dict()
+    assert all(torch.equal(after[k], v) for k, v in before.items())
+
+
+# ------------------------------------------------------------------------ gradient accumulation
+
+
+def rows_of_whole_batch() -> NoiseSource:
+    """A source that hands out the rows of whole-batch maps in turn, layer by layer."""
+    seen = {}
+
+    def noise(shape: tuple, device: torch.device) -> Tensor:
+        whole = torch.from_numpy(recipe.noise_map((6, *shape[1:])))
+        # one call a layer and part: 16 layers of one size at full resolution, 12, 4
+        calls = seen[shape] = seen.get(shape, -1) + 1
+        layers = {16: 16, 8: 12, 4: 4}[shape[2]]
+        first = calls // layers * shape[0]
+        return whole[first : first + shape[0]].to(device)
+
+    return noise
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
+    batch = Triplet(*(torch.from_numpy(recipe.image(i, (6, 3, 16, 16))) for i in range(3)))
+    grads, values, states = [], [], []
+    for grad_accum in (1, parts):
+        c = small(grad_accum=grad_accum)
+        s = NT.State(c)
+        recorders = {"encoder": Recorder(s.encoder_q), "generator": Recorder(s.generator)}
+        s.optimisers = recorders
+        values.append(NT.train_step(s, c, batch, rows_of_whole_batch()))
+        grads.append({n: r.grads for n, r in recorders.items()})
+        states.append(snapshot(s))
+    for name in ("encoder", "generator"):
+        for key, grad in grads[0][name].items():
+            other = grads[1][name][key]
+            # float32: another order of sums, relative to the network's gradients
+            assert (grad - other).norm() <= 1e-4 * grad.norm() + 1e-6, key
+    for name, value in values[0].items():
+        assert values[1][name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
+    torch.testing.assert_close(states[1]["keys.queue"], states[0]["keys.queue"])
+
+
+def test_accumulated_gradients_of_a_denoiser():
+    transfer = NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    clean, reference = (torch.from_numpy(recipe.image(i, (6, 3, 16, 16))) for i in (1, 2))
+    grads = []
+    for grad_accum in (1, 3):
+        c = REAL.Config(width=4, border=2, grad_accum=grad_accum)
+        s = REAL.State(c)
+        recorder = Recorder(s.denoiser)
+        s.optimisers = {"denoiser": recorder}
+        REAL.train_step(s, c, transfer, clean, reference, rows_of_whole_batch())
+        grads.append(recorder.grads)
+    for key, grad in grads[0].items():
+        assert (grad - grads[1][key]).norm() <= 1e-4 * grad.norm() + 1e-6, key

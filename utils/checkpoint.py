@@ -1,6 +1,7 @@
 """Reading and writing weights and training state: weights only, never pickled code."""
 
 import hashlib
+import io
 import os
 import pickle
 import tempfile
@@ -69,27 +70,48 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 
 def save_atomically(content: object, path: str | Path) -> None:
-    """`torch.save` to a temporary file beside it, then rename: never a half-written file."""
-    path = Path(path)
+    """`torch.save`, as `write_atomically` writes."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(buffer.getbuffer(), path)
+
+
+def write_atomically(data: bytes | memoryview, path: str | Path) -> None:
+    """Write to a temporary file beside it, then rename: never a half-written file.
+
+    The file, then its folder's entry, are on the disk before this returns. UserError, with what was
+    there before left as it is, if it cannot be written.
+    """
+    path, temporary = Path(path), None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error}); choose another folder") from error
-    try:
         with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError | RuntimeError):
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
             raise UserError(
-                f"{path}: could not be written ({error}); the old one is kept"
+                f"{path}: could not be written ({error.strerror or error}); the old one is kept; "
+                "free some space or choose another folder, and run again"
             ) from error
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256(path: str | Path) -> str:

@@ -4,10 +4,10 @@ import dataclasses
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -15,6 +15,12 @@ import tyro
 from utils.errors import UserError
 
 C = TypeVar("C")
+
+# What may change between two starts of one run. The rest makes it the run that it is.
+RESUME_FREELY = {
+    "preset", "debug", "gpu", "precision", "compile", "grad_accum", "run_dir", "test_images",
+    "cache", "epochs", "keep", "skip_nonfinite", "log_every", "val_limit", "max_minutes", "dry_run",
+}  # fmt: skip
 
 PACKAGES = (
     "torch",
@@ -32,12 +38,16 @@ def parse(
     argv: list[str] | None = None,
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     debug: Mapping[str, Any] | None = None,
+    saved: Callable[[Path], Mapping[str, Any] | None] | None = None,
 ) -> C:
     """The command line as a `config` instance; --help and errors are tyro's.
 
     presets: values that `--preset NAME` puts in place of the defaults; debug: values that
     `--debug` puts on top. Flags given explicitly win over both. `config` declares the fields
     `preset` and `debug` where these are used.
+
+    saved: the settings of the run in a folder, as plain values, or None; those of `run_dir` become
+    the defaults. UserError where an explicit flag contradicts one that is not in RESUME_FREELY.
     """
     argv = sys.argv[1:] if argv is None else argv
     values: dict[str, Any] = {}
@@ -47,9 +57,35 @@ def parse(
             values |= {"preset": name, **presets[name]}
     if debug is not None and "--debug" in argv:
         values |= {"debug": True, **debug}
-    if not values:
-        return tyro.cli(config, args=argv)
-    return tyro.cli(config, args=argv, default=dataclasses.replace(config(), **values))
+    default = dataclasses.replace(config(), **values) if values else None
+    c = tyro.cli(config, args=argv, default=default)
+    before = saved(c.run_dir) if saved is not None else None
+    if before is None:
+        return c
+    names = {f.name for f in dataclasses.fields(config)} - RESUME_FREELY
+    kept = {name: _typed(config, name, before[name]) for name in names & before.keys()}
+    c = tyro.cli(config, args=argv, default=dataclasses.replace(c, **kept))
+    for name, value in sorted(kept.items()):
+        if getattr(c, name) != value:
+            raise UserError(
+                f"--{name.replace('_', '-')} {_words(getattr(c, name))}: the run in {c.run_dir} "
+                f"has {_words(value)}; leave the flag out, or choose another --run-dir"
+            )
+    return c
+
+
+def _typed(config: type, name: str, value: Any) -> Any:
+    """A plain value, as read from a checkpoint, as the field's type has it: paths and tuples."""
+    kind = get_type_hints(config)[name]
+    if kind is Path:
+        return Path(value)
+    if get_origin(kind) is tuple:
+        return tuple(Path(v) if get_args(kind)[0] is Path else v for v in value)
+    return value
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def print_config(config: Any) -> None:

@@ -58,10 +58,14 @@ def is_first() -> bool:
     return idist.get_rank() == 0
 
 
-def local_batch(batch: int) -> int:
-    """This process's part of a global batch. UserError unless it divides."""
+def local_batch(batch: int, grad_accum: int = 1) -> int:
+    """This process's part of a global batch. UserError unless all divides."""
     world = idist.get_world_size()
     require(batch % world == 0, f"--batch {batch}: must divide by the {world} processes")
+    require(
+        grad_accum >= 1 and batch // world % grad_accum == 0,
+        f"--grad-accum {grad_accum}: must divide the {batch // world} samples of a process",
+    )
     return batch // world
 
 

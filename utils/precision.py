@@ -12,9 +12,15 @@ Precision = Literal["auto", "fp32", "tf32", "bf16"]
 """auto: bf16 on CUDA, fp32 on the CPU."""
 
 
+def forward_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """Of the convolutions and products in networks' forward passes."""
+    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    return torch.bfloat16 if bf16 else torch.float32
+
+
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context for networks' forward passes; leave it before losses and gradients."""
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    bf16 = forward_dtype(precision, device) == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 

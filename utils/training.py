@@ -1,17 +1,17 @@
 """Machinery that the three training loops share; what an ablation would change is in the loops."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import ignite.distributed as idist
 import torch
 from ignite.metrics import Average
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from utils.checkpoint import read_torch_file, save_atomically
-from utils.distributed import any_process
+from utils.checkpoint import save_atomically
+from utils.distributed import any_process, is_first
 from utils.errors import UserError
 
 
@@ -24,25 +24,23 @@ class TrainingState(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step = 0
+        self.step, self.skipped = 0, 0
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    def save(self, path: Path) -> None:
-        """UserError, and the file left as it is, where a weight is not finite any more."""
+    def content(self) -> dict[str, Any]:
+        """What a checkpoint holds. UserError where a weight is not finite any more."""
         networks = self.state_dict()
         lost = [k for k, v in networks.items() if v.is_floating_point() and not v.isfinite().all()]
         if lost:
             raise UserError(
-                f"{path}: not written, {lost[0]} is not finite at step {self.step}; lower --lr, "
-                "and run again: it goes on from the last epoch's checkpoint"
+                f"not saved: {lost[0]} is not finite at step {self.step}; lower --lr, and run "
+                "again: it goes on from the last epoch's checkpoint"
             )
         optimisers = {name: o.state_dict() for name, o in self.optimisers.items()}
-        content = {"networks": networks, "optimisers": optimisers, "step": self.step}
-        save_atomically(content, path)
+        return {"networks": networks, "optimisers": optimisers, "step": self.step}
 
-    def load(self, path: Path) -> None:
-        """UserError for a damaged file and for one of a run with other networks."""
-        content = read_torch_file(path)
+    def restore(self, content: Mapping[str, Any], folder: Path) -> None:
+        """UserError for a checkpoint of a run with other networks."""
         try:
             self.load_state_dict(content["networks"])
             for name, optimiser in self.optimisers.items():
@@ -51,14 +49,54 @@ class TrainingState(nn.Module):
         except (RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{path}: is of a run with other networks ({reason}); give that run's settings "
-                "again, or choose another --run-dir folder"
+                f"{folder}: holds a run with other networks ({reason}); choose another --run-dir"
             ) from error
 
     def set_lr(self, lr: float) -> None:
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = lr
+
+    def skips(self, grads: Sequence[Tensor], limit: int) -> bool:
+        """Whether this step is left out: a gradient is not finite, in any process.
+
+        UserError when that comes `limit` + 1 times in a row.
+        """
+        norm = torch.stack(torch._foreach_norm(grads)).sum()
+        if not any_process(not norm.isfinite()):
+            self.skipped = 0
+            return False
+        self.skipped += 1
+        if self.skipped > limit:
+            raise UserError(
+                f"step {self.step}: gradients not finite for the {self.skipped}th time in a row; "
+                "lower --lr, and run again: it goes on from the last checkpoint"
+            )
+        tqdm.write(f"step {self.step} left out: its gradients are not finite")
+        return True
+
+
+class GradientMean:
+    """Means of gradients and logged values over the equal parts of a batch."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts, self.grads, self.values = parts, None, {}
+
+    def add(self, grads: Sequence[Sequence[Tensor]], values: Mapping[str, Tensor]) -> None:
+        """grads: for each network, one a parameter. values: scalars."""
+        if self.grads is None:
+            self.grads, self.values = grads, dict(values)
+            return
+        for total, new in zip(self.grads, grads, strict=True):
+            torch._foreach_add_(total, new)
+        self.values = {name: self.values[name] + value for name, value in values.items()}
+
+    def result(self) -> tuple[Sequence[Sequence[Tensor]], dict[str, Tensor]]:
+        if self.parts > 1:
+            for grads in self.grads:
+                torch._foreach_div_(grads, self.parts)
+            self.values = {name: value / self.parts for name, value in self.values.items()}
+        return self.grads, self.values
 
 
 def warm_up_cosine(step: int, total: int, warm_up: int) -> float:
@@ -86,45 +124,46 @@ def average_weights(ema: nn.Module, network: nn.Module, decay: float) -> None:
 
 
 class Means:
-    """Means of named scalars since the last `read`, kept on the device until then."""
+    """Means of named scalars since the last `read`, kept on the device until then.
+
+    A value that is not finite is a UserError, raised one step late: by then it is known without
+    waiting for the device.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.average, self.names = Average(device=device), []
+        self.newest: tuple[int, Tensor] | None = None
 
-    def update(self, values: Mapping[str, Tensor]) -> None:
+    def update(self, values: Mapping[str, Tensor], step: int) -> None:
+        """values: of this `step`, scalars; the same names at every step."""
+        self._require_finite()
         self.names = list(values)
-        self.average.update(torch.stack([v.detach().float() for v in values.values()])[None])
+        row = torch.stack([v.detach().float() for v in values.values()])
+        self.newest = step, row
+        self.average.update(row[None])
 
-    def read(self, step: int) -> dict[str, float]:
-        """UserError if one is not finite: the run is lost from there on and has to say so."""
+    def read(self) -> dict[str, float]:
+        self._require_finite()
+        self.newest = None
         values = dict(zip(self.names, self.average.compute().tolist(), strict=True))
         self.average.reset()
-        if not all(map(math.isfinite, values.values())):
-            raise UserError(
-                f"not finite by step {step}: {values}; lower --lr, and run again: the last "
-                "epoch's checkpoint is intact"
-            )
         return values
 
+    def _require_finite(self) -> None:
+        if self.newest is None or self.newest[1].isfinite().all():
+            return
+        step, row = self.newest
+        values = dict(zip(self.names, row.tolist(), strict=True))
+        bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
+        raise UserError(
+            f"step {step}: {bad} not finite ({values}); lower --lr or try --skip-nonfinite 10, and "
+            "run again: it goes on from the last epoch's checkpoint"
+        )
 
-class StopWatch:
-    """Whether `--max-minutes` have passed since it was made; None never passes.
 
-    All processes get one answer, which they ask for at the same steps. With several it costs them
-    a wait for their devices, hence only every tenth time.
-    """
-
-    def __init__(self, minutes: float | None) -> None:
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
-        self.asked = 0
-
-    def is_over(self) -> bool:
-        if self.end is None:
-            return False
-        self.asked += 1
-        if idist.get_world_size() > 1 and self.asked % 10:
-            return False
-        return any_process(time.monotonic() > self.end)
+def progress_bar(total: int, step: int) -> tqdm:
+    """Rate and time left, in the first process."""
+    return tqdm(total=total, initial=step, unit="step", smoothing=0.05, disable=not is_first())
 
 
 def save_weights(network: nn.Module, path: Path) -> None:

@@ -1,0 +1,262 @@
+"""A run survives anything short of losing the disk: checkpoints that cannot tear, one process a run
+folder, signals that end a run after its step, and settings that a resumed run may not contradict.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import ignite.distributed as idist
+import torch
+from tqdm import tqdm
+
+from utils.checkpoint import read_torch_file, write_atomically
+from utils.distributed import any_process, is_first
+from utils.errors import UserError
+from utils.training import TrainingState
+
+NAME = re.compile(r"(?P<kind>checkpoint|best)-(?P<step>\d+)-(?P<digest>[0-9a-f]{16})\.pt")
+
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: SLURM's --signal
+
+
+class Checkpoints:
+    """checkpoint-<step>-<sha256>.pt in a run folder: the newest `keep` and best-<step>-<sha256>.pt.
+
+    A file's name holds the beginning of its own checksum, so that a damaged one is recognised. It
+    is written under another name and renamed when it is safe on the disk.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def save(self, content: dict[str, Any], best: bool = False) -> None:
+        """content: as `TrainingState.content`; best: also keep it as the run's best.
+
+        UserError, with all earlier checkpoints intact, if it cannot be written.
+        """
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        data = buffer.getbuffer()
+        suffix = f"{content['step']:08d}-{hashlib.sha256(data).hexdigest()[:16]}.pt"
+        path = self.folder / f"checkpoint-{suffix}"
+        write_atomically(data, path)
+        if best:
+            target = self.folder / f"best-{suffix}"
+            link(path, target)
+            self._remove(p for p in self.files("best") if p != target)
+        older = [p for p in self.files("checkpoint") if p != path]
+        same_step = [p for p in older if step_of(p) == content["step"]]
+        rest = [p for p in older if p not in same_step]
+        self._remove([*same_step, *rest[self.keep - 1 :]])
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """The content of the newest intact checkpoint; None in a folder without any.
+
+        A damaged one is named on stderr and the one before is taken. UserError: all are damaged.
+        """
+        files = self.files("checkpoint")
+        for path in [*files, *self.files("best")]:
+            try:
+                data = path.read_bytes()
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror})"
+            else:
+                if hashlib.sha256(data).hexdigest()[:16] == NAME.fullmatch(path.name)["digest"]:
+                    return read_torch_file(path)
+                reason = "is damaged (its checksum is not the one in its name)"
+            print(f"WARNING: {path} {reason}: going on from the one before", file=sys.stderr)
+        if files:
+            raise UserError(
+                f"{self.folder}: no intact checkpoint among {len(files)}; restore one from a copy, "
+                "or start anew in another --run-dir"
+            )
+        return None
+
+    def files(self, kind: str) -> list[Path]:
+        """Newest first."""
+        if not self.folder.is_dir():
+            return []
+        found = [(NAME.fullmatch(p.name), p) for p in self.folder.iterdir()]
+        named = [p for match, p in found if match and match["kind"] == kind]
+        return sorted(named, key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True)
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def step_of(path: Path) -> int:
+    return int(NAME.fullmatch(path.name)["step"])
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file; a copy where the file system has no hard links."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        temporary = target.with_name(f".{target.name}.part")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+
+
+class RunLock:
+    """Held while a run trains in `folder`. UserError if another process holds it.
+
+    The kernel lets go of it however the process ends, so no stale lock is ever left.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.file = open(folder / ".lock", "a+")  # noqa: SIM115 - as long as the run
+        except OSError as error:
+            raise UserError(
+                f"{folder}: no folder to write a run into ({error.strerror}); choose another "
+                "--run-dir"
+            ) from error
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.file.seek(0)
+            holder = self.file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: {holder} is training in this folder; wait for it, or choose another "
+                "--run-dir"
+            ) from None
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self.file.flush()
+
+    def release(self) -> None:
+        self.file.close()
+
+
+class StopSignals:
+    """SIGTERM, SIGINT and SIGUSR1 ask for an end after the step; a second one ends at once.
+
+    `received`: the first that came since the block was entered.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {s: signal.signal(s, self._receive) for s in STOPPING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: types.FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        tqdm.write(f"{self.received.name}: saving after this step (again: stop at once)")
+
+
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """`settings_of` the run in `folder`; None where there is no run. Nothing is printed."""
+    with contextlib.redirect_stderr(io.StringIO()):  # damage is told when the run is resumed
+        content = Checkpoints(folder).load_newest()
+    return None if content is None else content["settings"]
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The fields of a Config as plain values that a checkpoint can hold."""
+    return {name: plain(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class TrainingRun:
+    """A run's folder while it trains: lock, resume, checkpoints, and when to stop.
+
+        with TrainingRun(c, state) as run:
+            while not run.must_stop(): ...
+                run.save()
+        run.exit()
+
+    c: the script's Config, of which `run_dir`, `max_minutes` and `keep` are read here. Entering
+    restores `state` from the newest checkpoint, and says so. Of several processes only the first
+    holds the lock and saves; they stop together.
+    """
+
+    def __init__(self, c: Any, state: TrainingState) -> None:
+        self.c, self.state = c, state
+        self.lock = RunLock(c.run_dir) if is_first() else None
+        self.checkpoints = Checkpoints(c.run_dir, c.keep)
+        self.end = None if c.max_minutes is None else time.monotonic() + 60 * c.max_minutes
+        self.best, self.asked, self.signals = None, 0, StopSignals()
+        content = self.checkpoints.load_newest()
+        if content is not None:
+            state.restore(content, c.run_dir)
+            self.best = content["best"]
+            print(f"Resuming {c.run_dir} after step {state.step}")
+
+    def __enter__(self) -> Self:
+        self.signals.__enter__()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
+        self.signals.__exit__()
+        if self.lock is not None:
+            self.lock.release()
+        if isinstance(error, torch.OutOfMemoryError):
+            c = self.c
+            raise UserError(
+                f"out of GPU memory at step {self.state.step} with --batch {c.batch} --patch "
+                f"{c.patch} --grad-accum {c.grad_accum} --precision {c.precision}: give "
+                f"--grad-accum {2 * c.grad_accum} (the same result), --precision bf16, or a smaller "
+                "batch or patch"
+            ) from error
+
+    def must_stop(self) -> bool:
+        """Whether `--max-minutes` are over, or a signal came, in any process.
+
+        All get one answer, which they ask for at the same steps. With several it costs them a wait
+        for their devices, hence only every tenth time.
+        """
+        self.asked += 1
+        if idist.get_world_size() > 1 and self.asked % 10:
+            return False
+        over = self.end is not None and time.monotonic() > self.end
+        return any_process(over or self.signals.received is not None)
+
+    def save(self, best: bool = False) -> None:
+        content = self.state.content() | {"settings": settings_of(self.c), "best": self.best}
+        self.checkpoints.save(content, best)
+
+    def save_if_best(self, score: float) -> bool:
+        """score: higher is better; whether it is the run's best, which is then kept."""
+        if not math.isfinite(score) or (self.best is not None and score <= self.best["score"]):
+            return False
+        self.best = {"score": score, "step": self.state.step}
+        self.save(best=True)
+        return True
+
+    def exit(self) -> None:
+        """After a signal, leave with 128 + its number, as shells and schedulers expect."""
+        if self.signals.received is not None:
+            sys.exit(128 + self.signals.received)
