@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -119,6 +121,25 @@ def test_a_failing_process_ends_all(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert "error: data.png: broken; fetch it again" in result.stderr
     assert result.stdout.split() == ["hello"]  # of the first process alone
+
+
+def one_is_killed(job: Job, device: torch.device) -> None:
+    gather_rows(torch.zeros(1))
+    if not is_first():
+        os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(1000):
+        gather_rows(torch.zeros(1))
+
+
+def test_killing_one_process_ends_the_other_with_a_message(tmp_path: Path) -> None:
+    script = (
+        "from tests.test_distributed import *\n"
+        "if __name__ == '__main__':\n    launch(one_is_killed, Job(Path('x')), 'cpu,cpu')\n"
+    )
+    (tmp_path / "run.py").write_text(script)
+    result = run([tmp_path / "run.py"], timeout=120)
+    assert result.returncode in (2, 128 + signal.SIGKILL)  # whichever is noticed first
+    assert re.search("lost the connection to another process|ended by SIGKILL", result.stderr)
 
 
 def run(words: list, timeout: float = 300) -> subprocess.CompletedProcess:

@@ -8,9 +8,11 @@ In a single process everything here leaves its argument as it is.
 import contextlib
 import io
 import os
+import re
+import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -20,11 +22,13 @@ from torch import Tensor
 from torch.multiprocessing import ProcessExitedException
 
 from utils.config import choose_device, choose_devices
-from utils.errors import exit_on_user_error, require
+from utils.errors import UserError, exit_on_user_error, require
 
 C = TypeVar("C")
 Worker = Callable[[C, torch.device], None]
 
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # a terminal sends SIGINT to all of them itself
+LOST_PEER = re.compile("connection (closed|reset|refused)|broken pipe|NCCL", re.IGNORECASE)
 TIMEOUT = timedelta(hours=2)  # the others wait in a collective call while the first validates
 
 
@@ -45,12 +49,18 @@ def launch(worker: Worker, config: C, gpu: str) -> None:
     if len(devices) == 1:
         worker(config, devices[0])
         return
-    try:
-        torch.multiprocessing.spawn(
-            _spawned, (worker, config, devices, _free_port()), nprocs=len(devices)
-        )
-    except ProcessExitedException as error:  # it has said why
-        sys.exit(error.exit_code)
+    processes = torch.multiprocessing.spawn(
+        _spawned, (worker, config, devices, _free_port()), nprocs=len(devices), join=False
+    )
+    with _forwarded(FORWARDED, processes.pids()):
+        try:
+            while not processes.join():
+                pass
+        except ProcessExitedException as error:  # it has said why, unless it was killed
+            if error.exit_code < 0:
+                name = signal.Signals(-error.exit_code).name
+                print(f"error: process {error.error_index} was ended by {name}", file=sys.stderr)
+            sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
 
 
 def is_first() -> bool:
@@ -89,6 +99,23 @@ def any_process(flag: bool) -> bool:
     return bool(idist.all_reduce(int(flag)))
 
 
+@contextlib.contextmanager
+def _forwarded(signals: Sequence[signal.Signals], pids: Sequence[int]) -> Iterator[None]:
+    """Inside the block, hand these signals on to the processes, which end when they have saved."""
+
+    def forward(number: int, frame: object) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    before = {number: signal.signal(number, forward) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _launched_from_outside() -> bool:
     torchrun = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     return torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
@@ -118,6 +145,13 @@ def _work(worker: Worker, config: object, device: torch.device) -> None:
     try:
         with silence:
             worker(config, device)
+    except (RuntimeError, ConnectionError) as error:
+        if not LOST_PEER.search(str(error)):
+            raise
+        raise UserError(
+            f"process {idist.get_rank()}: lost the connection to another process, whose message "
+            "says why; the same command goes on from the last checkpoint"
+        ) from error
     finally:
         idist.finalize()
 

@@ -228,8 +228,8 @@ class TrainingRun:
             raise UserError(
                 f"out of GPU memory at step {self.state.step} with --batch {c.batch} --patch "
                 f"{c.patch} --grad-accum {c.grad_accum} --precision {c.precision}: give "
-                f"--grad-accum {2 * c.grad_accum} (the same result), --precision bf16, or a smaller "
-                "batch or patch"
+                f"--grad-accum {2 * c.grad_accum} (the same result), --precision bf16, or smaller "
+                "batches or patches"
             ) from error
 
     def must_stop(self) -> bool:
