@@ -58,7 +58,7 @@ NOISY_NAMES = ("input", "noisy", *(s.noisy.lower() for s in VALIDATION_SETS))
 TITLES = {s.name: s.title for s in VALIDATION_SETS}
 
 
-def _pair_sides(root: Path) -> tuple[Path, Path] | None:
+def pair_sides(root: Path) -> tuple[Path, Path] | None:
     """The clean and the noisy folder directly in `root`; None if there is no noisy one."""
     clean = [p for p in subfolders(root) if p.name.lower() in CLEAN_NAMES]
     noisy = [p for p in subfolders(root) if p.name.lower() in NOISY_NAMES]
@@ -96,7 +96,7 @@ def paired_folder(root: Path) -> list[PairFile]:
     a missing folder, a missing partner, or partners of differing size.
     """
     root = Path(root)
-    if not root.is_dir() or (sides := _pair_sides(root)) is None:
+    if not root.is_dir() or (sides := pair_sides(root)) is None:
         raise UserError(
             f"{root}: not a paired folder; put clean images into {root / 'groundtruth'} and their "
             f"noisy partners, under the same names, into {root / 'input'}"
@@ -110,14 +110,15 @@ def paired_folder(root: Path) -> list[PairFile]:
     return [PairFile(clean[key], noisy[key], kind=str(noisy[key])) for key in clean]
 
 
-def _bsds_images(root: Path) -> Path | None:
+def bsds_images(root: Path) -> Path | None:
+    """Where the images of BSDS500 at `root` are, as published; None if it is not in that layout."""
     images = root / "data" / "images"
     return images if any((images / part).is_dir() for part in ("train", "val", "test")) else None
 
 
 def photo_folder(root: Path) -> list[Path]:
     """All photographs below `root`; in BSDS500's layout those below `data/images` alone."""
-    return list_images(_bsds_images(Path(root)) or Path(root))
+    return list_images(bsds_images(Path(root)) or Path(root))
 
 
 @dataclass
@@ -131,9 +132,9 @@ class TrainingFiles:
 
 def _data_sets(folder: Path) -> Iterator[tuple[str, Path, list]]:
     """(layout, folder, its pairs or photographs) of each data set that is `folder` or below it."""
-    if _bsds_images(folder):
+    if bsds_images(folder):
         yield "photographs", folder, photo_folder(folder)
-    elif _pair_sides(folder):
+    elif pair_sides(folder):
         yield "paired folder", folder, paired_folder(folder)
     elif is_scene(folder):
         yield "SIDD", folder, scene_pairs(folder)
@@ -263,8 +264,8 @@ def _file_test_set(
 ) -> CleanTestSet | PairedTestSet:
     title = TITLES.get(name.lower(), name) if layout == "paired folder" else name
     if layout == "photographs":
-        return CleanTestSet(name, title, ImageFiles(found, _bsds_images(folder) or folder))
-    roots = _pair_sides(folder) or (folder, folder)
+        return CleanTestSet(name, title, ImageFiles(found, bsds_images(folder) or folder))
+    roots = pair_sides(folder) or (folder, folder)
     clean = ImageFiles([pair.clean for pair in found], roots[0])
     noisy = ImageFiles([pair.noisy for pair in found], roots[1])
     return PairedTestSet(name, title, clean, noisy)
