@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import uuid
@@ -22,6 +23,10 @@ from utils.images import read_image, read_image_size, uint16_to_uint8
 FORMAT = 1  # of the files below; part of the fingerprint
 IMAGES_FILE, INDEX_FILE = "images.u8", "index.json"
 
+# Of a larger file no more than this stays mapped into the process, see ImageStore._will_touch.
+RESIDENT = 2**29
+FOLIO = 2**21  # bytes, aligned, that Linux may map at once when one of them is touched
+
 
 class ImageStore:
     """uint8 RGB images of any sizes in one memory-mapped file; made and found by `open`.
@@ -37,23 +42,31 @@ class ImageStore:
             index = json.loads((self.folder / INDEX_FILE).read_text())
             self.files = [Path(file) for file in index["files"]]
             sizes = np.array(index["sizes"], np.int64).reshape(len(self.files), 2)
-            self._flat = np.memmap(self.folder / IMAGES_FILE, np.uint8, mode="r").view(np.ndarray)
+            with open(self.folder / IMAGES_FILE, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{self.folder}: not a complete image store ({error}); delete this folder and run "
                 "again"
             ) from error
-        offsets = np.concatenate([[0], (sizes.prod(axis=1) * 3).cumsum()])
-        if self._flat.size != offsets[-1]:
+        self._offsets = [0, *(sizes.prod(axis=1) * 3).cumsum().tolist()]
+        if len(self._map) != self._offsets[-1]:
             raise UserError(
-                f"{self.folder / IMAGES_FILE}: {self._flat.size} bytes, expected {offsets[-1]}; "
-                "delete this folder and run again"
+                f"{self.folder / IMAGES_FILE}: {len(self._map)} bytes, expected "
+                f"{self._offsets[-1]}; delete this folder and run again"
             )
         self.sizes = torch.from_numpy(sizes)  # (n, 2) int64: H, W
+        flat = np.frombuffer(self._map, np.uint8)
         self._images = [
-            self._flat[start:end].reshape(h, w, 3)
-            for start, end, (h, w) in zip(offsets[:-1], offsets[1:], sizes.tolist(), strict=True)
+            flat[start:end].reshape(h, w, 3)
+            for start, end, (h, w) in zip(
+                self._offsets[:-1], self._offsets[1:], sizes.tolist(), strict=True
+            )
         ]
+        self._is_large = self.nbytes > RESIDENT and hasattr(self._map, "madvise")  # not on Windows
+        self._touched = 0
+        if self._is_large:
+            self._map.madvise(mmap.MADV_RANDOM)
 
     @classmethod
     def open(
@@ -98,11 +111,40 @@ class ImageStore:
     @property
     def nbytes(self) -> int:
         """Of all images."""
-        return self._flat.size
+        return self._offsets[-1]
 
     def image(self, i: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB, a read-only view of the file."""
+        if self._is_large:
+            self._will_need(i, 0, len(self._images[i]))
+            self._will_touch(i, 0, len(self._images[i]))
         return self._images[i]
+
+    # A large file is read by random crops, mostly from the disk. Nothing is gained then by the
+    # system's reading ahead (MADV_RANDOM), up to megabytes for each crop, and much by asking for
+    # the crops of a batch before the first is copied: they are read side by side, 4 to 10 times
+    # as many a second as page after page. Pages once touched would count as this process's memory
+    # until it ends. All of them are dropped now and then (MADV_DONTNEED; they stay in the system's
+    # page cache), which costs less than to `pread` rows or bands of rows.
+
+    def _will_need(self, i: int, top: int, bottom: int) -> None:
+        """Start reading rows top to bottom of image i from the disk."""
+        start, end = self._span(i, top, bottom, mmap.PAGESIZE)
+        self._map.madvise(mmap.MADV_WILLNEED, start, end - start)
+
+    def _will_touch(self, i: int, top: int, bottom: int) -> None:
+        """Keep the memory mapped below RESIDENT (or one crop) when these rows are read next."""
+        start, end = self._span(i, top, bottom, FOLIO)
+        self._touched += end - start
+        if self._touched > RESIDENT:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._touched = end - start
+
+    def _span(self, i: int, top: int, bottom: int, unit: int) -> tuple[int, int]:
+        """Bytes start to end of the file, in whole units, with rows top to bottom of image i."""
+        row, image = 3 * self._images[i].shape[1], self._offsets[i]
+        start, end = image + top * row, image + bottom * row
+        return start // unit * unit, min(-(-end // unit) * unit, self.nbytes)
 
     def crop(self, index: Tensor, top: Tensor, left: Tensor, size: int, margin: int = 0) -> Tensor:
         """Crops of images `index` (B,), with corners `top`, `left` (B,): (B, 3, S, S) uint8.
@@ -116,9 +158,15 @@ class ImageStore:
         _require_inside(corner, size, self.sizes[index])
         side = size + 2 * margin
         out = np.empty((len(index), side, side, 3), np.uint8)
-        for crop, i, (y, x) in zip(out, index.tolist(), (corner - margin).tolist(), strict=True):
+        corners = (corner - margin).tolist()
+        if self._is_large:
+            for i, (y, _) in zip(index.tolist(), corners, strict=True):
+                self._will_need(i, max(y, 0), min(y + side, len(self._images[i])))
+        for crop, i, (y, x) in zip(out, index.tolist(), corners, strict=True):
             image = self._images[i]
             height, width, _ = image.shape
+            if self._is_large:
+                self._will_touch(i, max(y, 0), min(y + side, height))
             if y >= 0 and x >= 0 and y + side <= height and x + side <= width:
                 crop[:] = image[y : y + side, x : x + side]
             else:

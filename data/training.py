@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -15,8 +16,10 @@ from data.folders import (
 )
 from data.items import PatchSource, RealItems
 from data.sample import write_sample
-from data.store import ImageStore, check_pair_sizes
+from data.store import DeviceImageStore, ImageStore, check_pair_sizes
 from utils.errors import UserError
+
+StorePlace = Literal["auto", "host", "device"]  # `place_store`
 
 
 def find_pairs_and_photos(
@@ -74,7 +77,11 @@ def find_validation_sets(
 
 
 def open_real_items(
-    pairs: Sequence[PairFile], patch: int, cache: Path, device: torch.device
+    pairs: Sequence[PairFile],
+    patch: int,
+    cache: Path,
+    device: torch.device,
+    place: StorePlace = "auto",
 ) -> RealItems | None:
     """None without pairs. UserError for an image smaller than the patch, and unequal sides."""
     if not pairs:
@@ -82,14 +89,41 @@ def open_real_items(
     files = [file for pair in pairs for file in (pair.clean, pair.noisy)]
     store = ImageStore.open(files, cache, "pairs", min_size=patch)
     check_pair_sizes(store)
-    return RealItems(store, [pair.kind for pair in pairs], patch, device)
+    kinds = [pair.kind for pair in pairs]
+    return RealItems(place_store(store, device, place), kinds, patch, device)
 
 
 def open_photos(
-    photos: Sequence[Path], patch: int, cache: Path, device: torch.device
+    photos: Sequence[Path],
+    patch: int,
+    cache: Path,
+    device: torch.device,
+    place: StorePlace = "auto",
 ) -> PatchSource | None:
     """None without photographs. UserError for an image smaller than the patch."""
     if not photos:
         return None
     store = ImageStore.open(photos, cache, "photos", min_size=patch)
-    return PatchSource(store, patch, device)
+    return PatchSource(place_store(store, device, place), patch, device)
+
+
+def place_store(
+    store: ImageStore, device: torch.device, place: StorePlace
+) -> ImageStore | DeviceImageStore:
+    """The store where training crops from it: the mapped file, or the memory of a CUDA device.
+
+    host: always the file; device: always the device's memory, UserError if it is too small; auto:
+    the device's memory if the images take up less than a quarter of what is free there. On the
+    CPU it is the file, which the system keeps in memory by itself.
+    """
+    if device.type != "cuda" or place == "host":
+        return store
+    free, _ = torch.cuda.mem_get_info(device)
+    if place == "auto" and store.nbytes > free / 4:
+        return store
+    if store.nbytes > free:
+        raise UserError(
+            f"{store.folder}: {store.nbytes / 1e9:.1f} GB of images, {free / 1e9:.1f} GB free on "
+            f"{device}; leave them on the host"
+        )
+    return store.to(device)

@@ -1,7 +1,9 @@
 """The image store: what goes in comes out; crops against numpy and OpenCV; failures."""
 
+import json
 import os
 import pickle
+import re
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -115,6 +117,63 @@ def test_crops_are_those_of_the_padded_image(
     assert on_device.device.type == device.type
     assert torch.equal(on_device.cpu(), crops)
     assert torch.equal(resident.sizes, store.sizes)
+
+
+def test_crops_of_a_large_store(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose pages are asked for and dropped again: the same pixels."""
+    small = ImageStore.open(files, tmp_path / "cache", progress=False)
+    monkeypatch.setattr(data.store, "RESIDENT", 8000)
+    large = ImageStore(small.folder)
+    large._is_large = True  # of 9 kB
+    for margin in (0, 20):
+        index, top, left = random_crops(small, 64, 16)
+        expected = small.crop(index, top, left, 16, margin)
+        assert torch.equal(large.crop(index, top, left, 16, margin), expected)
+    for i in range(len(SIZES)):
+        np.testing.assert_array_equal(large.image(i), small.image(i))
+
+
+def resident_bytes(file: Path) -> int:
+    """Of a mapped file: what of it counts as this process's memory."""
+    mappings = re.split(
+        r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M
+    )
+    (mapping,) = [m for m in mappings if str(file) in m]
+    return 1024 * int(re.search(r"Rss:\s+(\d+) kB", mapping)[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux")
+def test_resident_memory_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 MB of images, 16 MB of which may be resident, read many times over.
+
+    Read with all of it allowed, most of it stays: the measurement sees what it should.
+    """
+    height, width, count, megabyte = 683, 1024, 32, 2**20
+    (tmp_path / "index.json").write_text(
+        json.dumps({"files": list(map(str, range(count))), "sizes": [[height, width]] * count})
+    )
+    with open(tmp_path / "images.u8", "wb") as file:
+        for i in range(count):
+            file.write(bytes([i]) * (3 * height * width))
+
+    def most_resident(allowed: int) -> int:
+        """The most that is resident while 1500 random crops, and then all images, are read."""
+        monkeypatch.setattr(data.store, "RESIDENT", allowed)
+        store, most = ImageStore(tmp_path), 0
+        for _ in range(15):
+            index, top, left = random_crops(store, 100, 48)
+            crops = store.crop(index, top, left, 48)
+            assert torch.equal(crops[:, 0, 0, 0].long(), index)
+            most = max(most, resident_bytes(tmp_path / "images.u8"))
+        for i in range(count):
+            assert store.image(i).max() == i
+            most = max(most, resident_bytes(tmp_path / "images.u8"))
+        return most
+
+    assert most_resident(16 * megabyte) <= 16 * megabyte
+    assert most_resident(128 * megabyte) > 48 * megabyte
 
 
 def test_blurred_crop_is_the_crop_of_the_blurred_image(store: ImageStore) -> None:

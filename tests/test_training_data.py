@@ -8,11 +8,13 @@ import torch
 
 import data.training
 from data.sidd import PairFile
+from data.store import DeviceImageStore, ImageStore
 from data.training import (
     find_pairs_and_photos,
     find_validation_sets,
     open_photos,
     open_real_items,
+    place_store,
 )
 from utils.errors import UserError
 from utils.images import write_image
@@ -187,6 +189,48 @@ def test_photos_are_opened_in_order(tmp_path: Path, device: torch.device) -> Non
     patches = source.patches(torch.tensor([2, 0, 1]), randomness(0, device=device))
     assert (patches.shape, patches.device.type) == ((3, 3, 16, 16), device.type)
     assert (patches[:, 2].mean(dim=(1, 2)) * 255).round().tolist() == [202, 200, 201]
+
+
+def test_stores_lie_on_the_device_where_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """auto: up to a quarter of what is free on a CUDA device; never on the CPU."""
+    files = sorted(write_photos(tmp_path / "photos").iterdir())
+    store = ImageStore.open(files, tmp_path / "cache")
+    assert store.nbytes == 3 * 20 * 18 * 3
+    cuda, free = torch.device("cuda", 0), [0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 10**6))
+    monkeypatch.setattr(ImageStore, "to", lambda self, device: f"on {device}")
+    for free[0], place, expected in (
+        (4 * store.nbytes, "auto", "on cuda:0"),
+        (4 * store.nbytes - 1, "auto", store),
+        (4 * store.nbytes, "host", store),
+        (store.nbytes, "device", "on cuda:0"),
+    ):
+        assert place_store(store, cuda, place) is expected or expected == "on cuda:0"
+        assert (place_store(store, cuda, place) == "on cuda:0") == (expected != store)
+    free[0] = store.nbytes - 1
+    with pytest.raises(UserError, match=r"cache.* GB of images, .* GB free on cuda:0"):
+        place_store(store, cuda, "device")
+    assert all(place_store(store, CPU, place) is store for place in ("auto", "host", "device"))
+
+
+@pytest.mark.parametrize("place", ["auto", "host", "device"])
+def test_items_are_the_same_wherever_their_store_lies(
+    tmp_path: Path, device: torch.device, place: str
+) -> None:
+    cache = tmp_path / "cache"
+    photos = sorted(write_photos(tmp_path / "photos").iterdir())
+    pairs, _ = find_pairs_and_photos(write_pairs(tmp_path / "pairs", "a", "b"))
+    source = open_photos(photos, 16, cache, device, place)
+    real = open_real_items(pairs, 16, cache, device, place)
+    is_resident = device.type == "cuda" and place != "host"
+    for store in (source.store, real.source.store):
+        assert isinstance(store, DeviceImageStore) == is_resident
+    codes = source.patches(torch.tensor([2, 0]), randomness(0, device=device))[:, 2, 0, 0] * 255
+    assert codes.round().tolist() == [202, 200]
+    clean = real.triplets(4, randomness(0, device=device)).clean
+    assert (clean.cpu() * 255).round().unique().tolist() == [1, 2, 3]
 
 
 def test_images_smaller_than_the_patch_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,277 @@
+"""The data path: items a second against a plain pipeline, time to the first batch, memory.
+
+    python -m benchmarks.data                                 # the bundled sample, on the CPU
+    python -m benchmarks.data --gpu 0 --photos DIV2K_train_HR --pairs sidd --json data.json
+    python -m benchmarks.data --store-gb 20                   # makes, uses and removes such a store
+
+Both pipelines make the items of `train_noiseTransfer.py` (method 4) in one process with one thread.
+"""
+
+import dataclasses
+import multiprocessing
+import re
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.report import Row, Timing, compare, print_machine, print_table, write_json
+from data.folders import PairFile
+from data.items import P_REAL, P_SIDD_CLEAN, GeneratorItems, PatchSource, SyntheticItems
+from data.sample import write_sample
+from data.store import ImageStore
+from data.training import StorePlace, find_pairs_and_photos, open_photos, open_real_items
+from utils.config import choose_device, parse
+from utils.errors import exit_on_user_error, require
+from utils.images import read_image_size
+from utils.seeding import randomness
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure the data path."""
+
+    gpu: str = "cpu"
+    """CUDA device number of the fast pipeline, or cpu."""
+    photos: tuple[Path, ...] = ()
+    """Folders of photographs; with --pairs as in the training scripts; without both: the sample."""
+    pairs: tuple[Path, ...] = ()
+    cache: Path = Path("cache")
+    """Where decoded images and the sample are kept."""
+    batch: int = 32
+    patch: int = 96
+    repeats: int = 15
+    place: StorePlace = "auto"
+    """Where the fast pipeline's images lie."""
+    store_gb: float = 0
+    """Also measure a store of so many GB, of the photographs over and over."""
+    scratch: Path = Path(tempfile.gettempdir())
+    """Where that store is made and removed again."""
+    batches: int = 300
+    """From each store, before its memory is measured."""
+    json: Path | None = None
+
+
+class PlainItems:
+    """One item at a time with numpy and OpenCV from decoded images in memory, then stacked."""
+
+    def __init__(self, pairs: Sequence[PairFile], photos: Sequence[Path], patch: int) -> None:
+        self.pairs = [(decode(p.clean), decode(p.noisy)) for p in pairs]
+        self.photos = [decode(file) for file in photos]
+        self.same_kind = [[j for j, q in enumerate(pairs) if p.kind == q.kind] for p in pairs]
+        self.patch = patch
+
+    def batch(self, n: int, seed: int) -> tuple[Tensor, ...]:
+        rng = np.random.default_rng(seed)
+        items = [self.real(rng) if rng.random() < P_REAL else self.synthetic(rng) for _ in range(n)]
+        return tuple(
+            torch.stack(
+                [torch.from_numpy(np.ascontiguousarray(v.transpose(2, 0, 1))) for v in role]
+            )
+            for role in zip(*items, strict=True)
+        )
+
+    def crop(self, rng: np.random.Generator, *images: np.ndarray) -> list[np.ndarray]:
+        """The same random patch of each image, flipped and turned; float32 in [0, 1]."""
+        top, left = (rng.integers(n - self.patch + 1) for n in images[0].shape[:2])
+        flip, turns = rng.random() < 0.5, rng.integers(4)
+        patches = []
+        for image in images:
+            x = image[top : top + self.patch, left : left + self.patch].astype(np.float32) / 255
+            patches.append(np.rot90(x[:, ::-1] if flip else x, turns))
+        return patches
+
+    def clean(self, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() < P_SIDD_CLEAN:
+            (patch,) = self.crop(rng, self.pairs[rng.integers(len(self.pairs))][0])
+            return cv2.GaussianBlur(patch, (21, 21), 3.5)
+        return self.crop(rng, self.photos[rng.integers(len(self.photos))])[0]
+
+    def synthetic(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        kind = rng.choice(3, p=(0.2, 0.2, 0.6))
+        sigma, chi = rng.uniform(0, 70) / 255, rng.uniform(5, 100)
+
+        def noisy(x: np.ndarray) -> np.ndarray:
+            if kind != 0:
+                x = rng.poisson(x * chi) / chi
+            if kind != 1:
+                x = x + rng.normal(0, sigma, x.shape)
+            return np.clip(x, 0, 1).astype(np.float32)
+
+        clean, other = self.clean(rng), self.clean(rng)
+        return clean, noisy(clean), noisy(other)
+
+    def view(self, i: int, alpha: float, rng: np.random.Generator) -> list[np.ndarray]:
+        views = self.crop(rng, *self.pairs[i])
+        if rng.random() < 0.5:
+            others = self.crop(rng, *self.pairs[i])
+            height, width = rng.integers(self.patch // 4, 3 * self.patch // 4, 2)
+            top, left = (rng.integers(self.patch - side + 1) for side in (height, width))
+            box = np.s_[top : top + height, left : left + width]
+            views = [view.copy() for view in views]
+            for view, other in zip(views, others, strict=True):
+                view[box] = other[box]
+        clean, noisy = views
+        noisy = alpha * noisy + (1 - alpha) * clean
+        has_noise = np.abs(noisy - clean).sum(axis=2, keepdims=True) > 1e-3
+        noisy = np.clip(noisy + has_noise * (rng.random(noisy.shape) - 0.5) / 255, 0, 1)
+        return [clean, noisy.astype(np.float32)]
+
+    def real(self, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+        i = rng.integers(len(self.pairs))
+        alpha = rng.uniform(0.8, 1) if rng.random() < 0.5 else 1.0
+        clean, noisy1 = self.view(i, alpha, rng)
+        return clean, noisy1, self.view(rng.choice(self.same_kind[i]), alpha, rng)[1]
+
+
+def decode(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+class TimedCrops:
+    """A store that counts the processor's seconds in its `crop`."""
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.sizes, self.seconds = store, store.sizes, 0.0
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def crop(self, *args: Any, **kwargs: Any) -> Tensor:
+        began = time.thread_time()
+        crops = self.store.crop(*args, **kwargs)
+        self.seconds += time.thread_time() - began
+        return crops
+
+
+def measure_items(
+    c: Config, pairs: Sequence[PairFile], photos: Sequence[Path], device: torch.device
+) -> list[Row]:
+    real = open_real_items(pairs, c.patch, c.cache, device, c.place)
+    source = open_photos(photos, c.patch, c.cache, device, c.place)
+    stores = [TimedCrops(source.store), TimedCrops(real.source.store)]
+    source.store, real.source.store = stores
+    items = GeneratorItems(SyntheticItems(source, real), real)
+    plain, steps, in_crops = PlainItems(pairs, photos, c.patch), iter(range(10**6)), []
+
+    def fast() -> None:
+        before = sum(store.seconds for store in stores)
+        items.triplets(c.batch, randomness(0, 0, next(steps), device=device))
+        in_crops.append(sum(store.seconds for store in stores) - before)
+
+    runs = {
+        "plain, per item": lambda: plain.batch(c.batch, next(steps)),
+        f"batched, pixels on {device.type}": fast,
+    }
+    timings = compare(runs, c.repeats, device)
+    in_crops = in_crops[-c.repeats :]
+    timings.append(Timing("  of it, crops from the store", in_crops, in_crops))
+    rows = []
+    for timing in timings:
+        row = timing.row()
+        row["items_per_s_per_core"] = c.batch / timing.cpu_median
+        row["ratio"] = timings[0].cpu_median / timing.cpu_median
+        rows.append(row)
+    return rows
+
+
+def measure_store(
+    name: str, files: Sequence[Path], cache: Path, c: Config, device: torch.device
+) -> Row:
+    """Make the store, then open it in a fresh process: seconds and memory up to `batches`."""
+    began = time.perf_counter()
+    store = ImageStore.open(files, cache, "photos")
+    built = time.perf_counter() - began
+    row: Row = {"store": name, "images": len(store), "gb": store.nbytes / 1e9, "build_s": built}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        job = pool.submit(_use_store, list(files), cache, c, str(device), time.time())
+        return row | job.result()
+
+
+def _use_store(files: list[Path], cache: Path, c: Config, device_name: str, started: float) -> Row:
+    """In a process of its own, which was started at `started` and had to import everything."""
+    torch.set_num_threads(1)
+    device = torch.device(device_name)
+    imported, began = time.time() - started, time.perf_counter()
+    source = open_photos(files, c.patch, cache, device, c.place)
+    row: Row = {"start_s": imported, "open_s": time.perf_counter() - began}
+
+    items, crop_ms = SyntheticItems(source), []
+    items.triplets(c.batch, randomness(0, 0, 0, device=device))
+    row["first_batch_s"] = time.time() - started
+    row["first_rss_mb"] = resident("VmRSS")
+    for step in range(1, c.batches):
+        rng = randomness(0, 0, step, device=device)
+        began = time.perf_counter()
+        use_patches(source, 2 * c.batch, rng)
+        crop_ms.append(1e3 * (time.perf_counter() - began))
+    row["crops_ms"] = float(np.median(crop_ms))
+    row["rss_mb"], row["peak_rss_mb"] = resident("VmRSS"), resident("VmHWM")
+    row["of_file_mb"] = resident("RssFile")
+    return row
+
+
+def use_patches(source: PatchSource, n: int, rng: Any) -> None:
+    index = torch.randint(len(source), (n,), generator=rng.choices)
+    source.read(index, *source.place(index, rng))
+
+
+def resident(field: str) -> float | None:
+    """This process's resident memory in MB (10^6), from Linux; None elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 / 1e6 if found else None
+
+
+def repeat_to(files: Sequence[Path], gigabytes: float) -> list[Path]:
+    sizes = [3 * height * width for height, width in map(read_image_size, files)]
+    return list(files) * max(1, round(gigabytes * 1e9 / sum(sizes)))
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv)
+    device = choose_device(c.gpu)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    train_images = Path("train_images")
+    if not c.pairs and not c.photos:
+        train_images = write_sample(c.cache / "sample") / "train_images"
+    pairs, photos = find_pairs_and_photos(train_images, c.pairs, c.photos)
+
+    require(bool(pairs and photos), "photographs and pairs are needed; name both, or neither")
+
+    print_machine()
+    tables = {}
+    title = f"Items of the generator's training, batches of {c.batch}, patches {c.patch}x{c.patch}"
+    tables[title] = measure_items(c, pairs, photos, device)
+    print_table(title, tables[title])
+
+    stores = [measure_store("these photographs", photos, c.cache, c, device)]
+    if c.store_gb:
+        with tempfile.TemporaryDirectory(dir=c.scratch) as scratch:
+            files = repeat_to(photos, c.store_gb)
+            stores.append(measure_store("repeated", files, Path(scratch), c, device))
+    title = f"From the start of a process to {c.batches} batches of {2 * c.batch} crops"
+    tables[title] = stores
+    print_table(title, stores)
+    write_json(c.json, tables)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
