@@ -6,7 +6,7 @@
 Every test set below `test_images/` is a row: real pairs in the tables `noise` and `denoising`,
 clean images in `synthetic`. Without any, the bundled sample is measured. Tables are printed and
 written to `supp/tbl/`: <table>.txt, .md and .csv, and <table>_images.csv with every image. The same
-command gives the same figures, whatever the batch size or number of workers.
+command gives the same figures, whatever the batch size or number of workers, in float32 throughout.
 """
 
 import shlex
@@ -63,8 +63,9 @@ class Config:
     """Measure only the first so many images of each test set."""
     passes: int = 10
     """Passes over the images where the strength of synthetic noise is random (paper: 10)."""
-    batch_size: int = 8
-    """Images of 256x256 at a time, of larger ones fewer. A matter of speed and memory alone."""
+    batch_size: int | None = None
+    """Images of 256x256 at a time, of larger ones fewer. A matter of speed and memory alone: by
+    default 8 on a GPU, 1 on the CPU, where more are slower."""
     workers: int = WORKERS
     """Threads that read images ahead."""
 

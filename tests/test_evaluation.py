@@ -111,7 +111,7 @@ def test_transfer_figures_depend_on_seed_and_image_alone(method: str, device: to
     figures = evaluate_transfer(transfer, Images(), batch_size=8, **how)
     assert_equal_figures(figures, evaluate_transfer(transfer, Images(), batch_size=8, **how))
     # Sums over another batch round differently: 1e-5 is below the four digits that are printed.
-    for other in (dict(batch_size=1), dict(batch_size=3), dict(batch_size=2, workers=1)):
+    for other in (dict(batch_size=1), dict(batch_size=3), dict(batch_size=None)):
         again = evaluate_transfer(transfer, Images(), **other, **how)
         assert_equal_figures(figures, again, atol=1e-5)
     limited = evaluate_transfer(transfer, Images(), limit=3, **how)
@@ -127,12 +127,89 @@ def test_denoiser_figures_depend_on_seed_and_image_alone(device: torch.device):
     how = dict(noise=ANY_NOISE, passes=2, device=device, progress=False)
     figures = evaluate_denoiser(denoiser, images, **how)
     assert_equal_figures(figures, evaluate_denoiser(denoiser, images, **how))
-    for other in (dict(batch_size=1), dict(batch_size=3, workers=1)):
-        assert_equal_figures(figures, evaluate_denoiser(denoiser, images, **other, **how), 1e-4)
+    for other in (dict(batch_size=1), dict(batch_size=3), dict(batch_size=8)):
+        assert_equal_figures(figures, evaluate_denoiser(denoiser, images, **other, **how), 1e-5)
     limited = evaluate_denoiser(denoiser, images, limit=3, **how)
     assert_equal_figures({k: v[:3] for k, v in figures.items()}, limited, atol=1e-4)
     other_seed = evaluate_denoiser(denoiser, images, seed=1, **how)
     assert np.abs(figures["psnr_noisy"] - other_seed["psnr_noisy"]).min() > 1e-4
+
+
+def test_the_number_of_workers_changes_no_bit(device: torch.device):
+    transfer, denoiser = tiny_transfer().to(device), build_denoiser("ridnet", 4).to(device)
+    how = dict(batch_size=2, device=device, progress=False)
+    transferred = evaluate_transfer(transfer, Images(), workers=1, **how)
+    how_noisy = dict(noise=ANY_NOISE, passes=3, **how)
+    denoised = evaluate_denoiser(denoiser, Images(), workers=1, **how_noisy)
+    for workers in (2, 20):  # 20: more than there are batches
+        again = evaluate_transfer(transfer, Images(), workers=workers, **how)
+        assert_equal_figures(transferred, again)
+        again = evaluate_denoiser(denoiser, Images(), workers=workers, **how_noisy)
+        assert_equal_figures(denoised, again)
+
+
+def test_networks_compute_in_float32_whatever_is_set_outside(device: torch.device):
+    """The training scripts validate with bf16 or TF32 on; afterwards all is as it was."""
+    transfer, network = tiny_transfer().to(device), build_denoiser("unet", 4).to(device)
+    seen = []
+
+    def denoiser(noisy: Tensor) -> Tensor:
+        denoised = network(noisy)
+        seen.append(
+            (
+                denoised.dtype,
+                torch.is_autocast_enabled(device.type),
+                torch.get_float32_matmul_precision(),
+                torch.backends.cudnn.allow_tf32,
+                torch.backends.cudnn.enabled,
+            )
+        )
+        return denoised
+
+    how = dict(device=device, progress=False)
+
+    def measure() -> tuple[dict, dict]:
+        transferred = evaluate_transfer(transfer, Images(), **how)
+        return transferred, evaluate_denoiser(denoiser, Images(), **how)
+
+    plain = measure()
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        torch.set_float32_matmul_precision("medium")
+        torch.backends.cudnn.allow_tf32 = True
+        with torch.autocast(device.type, torch.bfloat16):
+            again = measure()
+            assert torch.is_autocast_enabled(device.type)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+    assert set(seen) == {(torch.float32, False, "highest", False, True)}
+    for figures, others in zip(plain, again, strict=True):
+        assert_equal_figures(figures, others)
+
+
+def test_batches_by_device_and_size():
+    """On a CPU by default as many as have 256 x 256 pixels, at most 8; larger images singly."""
+    sizes = [(16, 16)] * 10 + [(128, 160)] * 4 + [(320, 256)] * 2
+
+    def batches(**how) -> list[tuple[int, int, int]]:
+        seen = []
+
+        def denoiser(noisy: Tensor) -> Tensor:
+            seen.append((len(noisy), *noisy.shape[2:]))
+            return noisy
+
+        evaluate_denoiser(denoiser, Images(sizes), progress=False, **how)
+        return seen
+
+    small = [(8, 16, 16), (2, 16, 16)]
+    assert batches() == [*small, (3, 128, 160), (1, 128, 160), (1, 320, 256), (1, 320, 256)]
+    assert batches(batch_size=8) == [*small, (4, 128, 160), (2, 320, 256)]
+    assert batches(batch_size=1) == [(1, *size) for size in sizes]
+    assert batches(limit=3) == [(3, 16, 16)]
+    assert evaluate_denoiser(identity, Images(), limit=0, progress=False) == {}
 
 
 def test_equal_images_get_independent_noise_and_passes_differ():
@@ -202,8 +279,10 @@ def test_white_gaussian_has_the_pairs_own_strength():
 
 def test_noise_maps_belong_to_their_image(device: torch.device):
     both, alone, on_cpu = per_image_noise([7, 8]), per_image_noise([8]), per_image_noise([7, 8])
+    plain = torch.Generator().manual_seed(7)
     for _ in range(2):  # one SFT layer's map after the other
         maps = both((2, 1, 5, 3), device)
+        assert torch.equal(maps[0].cpu(), torch.randn(1, 5, 3, generator=plain))
         assert torch.equal(maps[1:], alone((1, 1, 5, 3), device))
         assert torch.equal(maps.cpu(), on_cpu((2, 1, 5, 3), torch.device("cpu")))
     assert maps.device.type == device.type

@@ -263,6 +263,9 @@ def test_layouts_and_names_of_arguments() -> None:
     for metric in NOISE_METRICS:
         torch.testing.assert_close(metric(*channels_last), metric(*images))
         assert torch.equal(metric(**named), metric(*images))
+    clipped, clipped_last = ([x.clamp(0, 1) for x in y[:2]] for y in (images, channels_last))
+    for metric in [*QUALITY_METRICS, metrics.neighbour_correlation]:
+        torch.testing.assert_close(metric(*clipped_last), metric(*clipped))
 
 
 @pytest.mark.parametrize(

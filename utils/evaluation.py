@@ -3,6 +3,9 @@
 Every random number is drawn on the CPU from (seed, image's index, pass), so that an image's figures
 do not depend on the device, the batch size, the number of workers, or which other images are
 measured. `supp_tbl.py` and the validation of the training scripts share these functions.
+
+Networks compute in float32, whatever precision a run trains in: figures are compared with other
+runs', other machines' and other papers', and bf16 and TF32 would move them.
 """
 
 import os
@@ -38,8 +41,18 @@ Denoiser = Callable[[Tensor], Tensor]
 Figures = dict[str, np.ndarray]
 """Measure -> one float64 an image, (N,), in the test set's order."""
 
+Draw = tuple[int, int]
+"""(image's index, pass)"""
+
+Measured = dict[str, Tensor]
+"""Measure -> one float32 an image of a batch, (B,), on the device."""
+
 MIN_SIDE = 16  # the smallest reference the encoder takes; SSIM's window needs 11
 PIXELS = 256 * 256  # what counts as one image of a batch: a block of SIDD validation
+BATCH = 8
+# Pixels of a batch by default. On a CPU more cost up to twice the time an image: feature maps leave
+# the cache, and from 32 MB on the C library takes each from the system anew, which zeroes it.
+BATCH_PIXELS = {"cpu": PIXELS, "cuda": BATCH * PIXELS}
 NEEDS_NOISE = {"std_ratio", "corr_generated", "corr_real"}  # NaN for a pair (or channel) without
 WORKERS = min(8, os.cpu_count() or 1)
 
@@ -50,7 +63,7 @@ def evaluate_transfer(
     *,
     seed: int = 0,
     limit: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     workers: int = WORKERS,
     progress: bool = True,
@@ -59,14 +72,15 @@ def evaluate_transfer(
 
     One draw an image. Returns akld, ks, std_ratio (generated over real), corr_generated and
     corr_real (correlation of neighbouring pixels' noise). limit: the first so many images;
-    batch_size: in images of 256x256, larger ones go in smaller batches.
+    batch_size: in images of 256x256, larger ones go in smaller batches; None takes 8, on a CPU as
+    many as have the pixels of one of 256x256.
     """
 
     def read(index: int, _pass: int) -> tuple[Tensor, Tensor]:
         clean, noisy = test_set[index]
         return clean, noisy
 
-    def measure(clean: Tensor, noisy: Tensor, draws: Sequence[tuple[int, int]]) -> dict:
+    def measure(clean: Tensor, noisy: Tensor, draws: Sequence[Draw]) -> Measured:
         noise = per_image_noise([derived_seed(seed, index) for index, _ in draws])
         fake = transfer(clean, noisy, noise).float()
         return {
@@ -91,7 +105,7 @@ def evaluate_denoiser(
     passes: int = 1,
     seed: int = 0,
     limit: int | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     workers: int = WORKERS,
     progress: bool = True,
@@ -113,7 +127,10 @@ def evaluate_denoiser(
         rng = randomness(seed, index, pass_)
         return clean, add_noise(clean[None], noise.draw(1, rng.choices), rng.pixels)[0]
 
-    def measure(clean: Tensor, noisy: Tensor, _draws: Sequence[tuple[int, int]]) -> dict:
+    def measure(clean: Tensor, noisy: Tensor, _draws: Sequence[Draw]) -> Measured:
+        if noisy.device.type == "cpu":  # convolutions, SSIM's too, are up to 1.5 times faster so
+            clean = clean.contiguous(memory_format=torch.channels_last)
+            noisy = noisy.contiguous(memory_format=torch.channels_last)
         denoised = denoiser(noisy).float().clamp(0, 1)
         return {
             "psnr": psnr(denoised, clean),
@@ -154,7 +171,11 @@ def per_image_noise(seeds: Sequence[int]) -> NoiseSource:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def draw(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
-        return torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(device)
+        # From pinned memory the copy is queued: the CPU draws on while a GPU computes.
+        maps = torch.empty(shape, pin_memory=device.type == "cuda")
+        for one, generator in zip(maps, generators, strict=True):
+            one.normal_(generator=generator)
+        return maps.to(device, non_blocking=True)
 
     return draw
 
@@ -171,6 +192,22 @@ def evaluation_mode(network: object) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+@contextmanager
+def full_float32(device: torch.device | str) -> Iterator[None]:
+    """No autocast, TF32 or reduced-precision products inside, whatever is set outside; and cuDNN's
+    deterministic algorithms, so that the same command gives the same figures."""
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+            torch.autocast(torch.device(device).type, enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
 
 
 def denoiser_from_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
@@ -191,43 +228,50 @@ def denoiser_from_checkpoint(path: str | Path, device: torch.device | str = "cpu
 def _measure_all(
     test_set: CleanTestSet | PairedTestSet,
     read: Callable[[int, int], tuple[Tensor, Tensor]],
-    measure: Callable[[Tensor, Tensor, Sequence[tuple[int, int]]], dict[str, Tensor]],
+    measure: Callable[[Tensor, Tensor, Sequence[Draw]], Measured],
     passes: int,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | None,
     device: torch.device | str,
     workers: int,
     progress: bool,
 ) -> Figures:
+    device = torch.device(device)
     count = len(test_set) if limit is None else min(limit, len(test_set))
-    batches = _batches(test_set, count, passes, batch_size)
+    most = batch_size or BATCH
+    pixels = batch_size * PIXELS if batch_size else BATCH_PIXELS.get(device.type, PIXELS)
+    batches = _batches(test_set, count, passes, most, pixels)
 
-    def load(draws: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        cleans, noisies = zip(*(read(index, pass_) for index, pass_ in draws), strict=True)
-        return torch.stack(cleans), torch.stack(noisies)
+    def load(draws: list[Draw]) -> list[Tensor]:
+        sides = zip(*(read(index, pass_) for index, pass_ in draws), strict=True)
+        images = [torch.stack(side) for side in sides]
+        return [x.pin_memory() for x in images] if device.type == "cuda" else images
 
     test_set[0]  # a .mat set is read whole at the first image: here, not by all threads at once
     hidden = None if progress else True  # None: shown on a terminal, not in a log file
-    table: dict[str, np.ndarray] = {}
-    with tqdm(
-        total=count * passes, desc=test_set.name, unit="img", leave=False, disable=hidden
-    ) as bar:
-        for draws, (clean, noisy) in zip(batches, _prefetch(load, batches, workers), strict=True):
-            with torch.inference_mode():
-                values = measure(clean.to(device), noisy.to(device), draws)
-            index, pass_ = zip(*draws, strict=True)
-            for name, value in values.items():
-                column = table.setdefault(name, np.full((count, passes), np.nan))
-                column[index, pass_] = value.double().cpu().numpy()
+    measured: list[Measured] = []
+    bar = tqdm(total=count * passes, desc=test_set.name, unit="img", leave=False, disable=hidden)
+    with bar, full_float32(device), torch.inference_mode():
+        for draws, images in zip(batches, _prefetch(load, batches, workers), strict=True):
+            clean, noisy = (x.to(device, non_blocking=True) for x in images)
+            measured.append(measure(clean, noisy, draws))
             bar.update(len(draws))
-    return {name: column.mean(axis=1) for name, column in table.items()}
+
+    # Fetched once, at the end: reading a figure makes the CPU wait for all that is queued.
+    index, pass_ = np.array([draw for draws in batches for draw in draws]).reshape(-1, 2).T
+    figures = {}
+    for name in measured[0] if measured else ():
+        table = np.empty((count, passes))
+        table[index, pass_] = torch.cat([m[name] for m in measured]).cpu().numpy()
+        figures[name] = table.mean(axis=1)
+    return figures
 
 
 def _batches(
-    test_set: CleanTestSet | PairedTestSet, count: int, passes: int, batch_size: int
-) -> list[list[tuple[int, int]]]:
-    """(index, pass) of every image to measure, in batches of one size."""
-    by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    test_set: CleanTestSet | PairedTestSet, count: int, passes: int, most: int, pixels: int
+) -> list[list[Draw]]:
+    """Every image and pass to measure, in batches of one size, no larger than both limits."""
+    by_size: dict[tuple[int, int], list[Draw]] = {}
     for index in range(count):
         height, width = test_set.size(index)
         if min(height, width) < MIN_SIDE:
@@ -238,7 +282,7 @@ def _batches(
         by_size.setdefault((height, width), []).extend((index, p) for p in range(passes))
     batches = []
     for (height, width), draws in by_size.items():
-        n = max(1, min(batch_size, batch_size * PIXELS // (height * width)))
+        n = max(1, min(most, pixels // (height * width)))
         batches += [draws[i : i + n] for i in range(0, len(draws), n)]
     return batches
 
