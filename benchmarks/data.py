@@ -9,6 +9,7 @@ Both pipelines make the items of `train_noiseTransfer.py` (method 4) in one proc
 
 import dataclasses
 import multiprocessing
+import os
 import re
 import tempfile
 import time
@@ -195,6 +196,8 @@ def measure_store(
     began = time.perf_counter()
     store = ImageStore.open(files, cache, "photos")
     built = time.perf_counter() - began
+    if hasattr(os, "sync"):
+        os.sync()  # what was just written must not slow down the reading
     row: Row = {"store": name, "images": len(store), "gb": store.nbytes / 1e9, "build_s": built}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         job = pool.submit(_use_store, list(files), cache, c, str(device), time.time())

@@ -120,12 +120,12 @@ class ImageStore:
             self._will_touch(i, 0, len(self._images[i]))
         return self._images[i]
 
-    # A large file is read by random crops, mostly from the disk. Nothing is gained then by the
+    # A large file is read by random crops, often from the disk. Nothing is gained then by the
     # system's reading ahead (MADV_RANDOM), up to megabytes for each crop, and much by asking for
-    # the crops of a batch before the first is copied: they are read side by side, 4 to 10 times
-    # as many a second as page after page. Pages once touched would count as this process's memory
-    # until it ends. All of them are dropped now and then (MADV_DONTNEED; they stay in the system's
-    # page cache), which costs less than to `pread` rows or bands of rows.
+    # the crops of a batch before the first is copied: they are read side by side, and some seven
+    # times as many a second. Pages once touched would count as this process's memory until it
+    # ends. All of them are dropped now and then (MADV_DONTNEED; they stay in the system's page
+    # cache), which costs less than to `pread` rows or bands of rows.
 
     def _will_need(self, i: int, top: int, bottom: int) -> None:
         """Start reading rows top to bottom of image i from the disk."""

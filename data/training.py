@@ -1,11 +1,12 @@
 """Which images a training run uses: found by flags or below train_images/, decoded once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from data.doctor import quick_check
 from data.folders import (
     CleanTestSet,
     PairedTestSet,
@@ -32,12 +33,14 @@ def find_pairs_and_photos(
 
     sample_cache: where the bundled sample is written and taken from should `train_images` not
     exist. (None: the named folders are all; without any that is an error.) Prints a line a data
-    set. UserError as from data.folders.
+    set, and one for each thing that the doctor's quick check finds wrong. UserError as from
+    data.folders.
     """
     pair_files = [p for folder in pairs for p in require(find_training_data(folder).pairs, folder)]
     photo_files = [p for folder in photos for p in photo_folder(folder)]
     for folder in (*pairs, *photos):
         print(f"Training on {folder}")
+    print_problems(dict.fromkeys([*pairs, *photos]))
     if pairs and photos:
         return pair_files, photo_files
     if not train_images.is_dir():
@@ -50,7 +53,15 @@ def find_pairs_and_photos(
     found = find_training_data(train_images)
     for line in found.described:
         print(f"Found in {train_images}: {line}")
+    print_problems([train_images])
     return pair_files if pairs else found.pairs, photo_files if photos else found.photos
+
+
+def print_problems(folders: Iterable[Path]) -> None:
+    """A line each; `python -m data.doctor` looks more closely."""
+    for finding in quick_check(*folders):
+        if finding.severity != "note":
+            print(f"Check {finding}")
 
 
 def require(pairs: list[PairFile], folder: Path) -> list[PairFile]:

@@ -1,5 +1,6 @@
 """What a training run is given: folders named or found, pairs grouped by ISO, bad images named."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def test_both_kinds_are_found(train_images: Path, capsys: pytest.CaptureFixture[
     assert [p.kind.rpartition(": ")[2] for p in pairs] == [f"iso_{iso}" for iso in ISO]
     assert all(p.noisy.name == p.clean.name.replace("GT", "NOISY") for p in pairs)
     assert stems(photos) == ["0", "1", "2"]
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out.splitlines()
+    lines = [line for line in said if not line.startswith("Check ")]  # of 800 and 320 published
     assert len(lines) == 2
     assert "DIV2K_train_HR" in lines[0]
     assert "3 images" in lines[0]
@@ -280,3 +282,13 @@ def test_equal_isos_of_two_data_sets_are_two_kinds(tmp_path: Path) -> None:
     kinds = [{p.kind for p in pairs if folder in p.clean.parents} for folder in folders]
     assert [len(k) for k in kinds] == [len(set(ISO))] * 2
     assert not kinds[0] & kinds[1]
+
+
+def test_what_the_doctor_finds_is_said_at_the_start(tmp_path: Path, capsys) -> None:
+    photos = write_photos(tmp_path / "photos")
+    find_pairs_and_photos(tmp_path / "none", photos=(photos,))
+    assert "Check" not in capsys.readouterr().out
+    (photos / "weights.bin").write_bytes(b"not an image")
+    find_pairs_and_photos(tmp_path / "none", photos=(photos,))
+    said = capsys.readouterr().out
+    assert re.search(r"Check (warning|error): .*weights\.bin: ", said)
