@@ -153,7 +153,7 @@ PRESETS = {
     # w_gan 1, w_consistency 100 it had 0.6 of its strength half-way; see ckpts/README.md.
     "lite": dict(
         width=16, batch=8, patch=48, epochs=15, steps_per_epoch=250, p_real=0.7,
-        lr=1e-3, lr_decay="cosine", warm_up=100, queue_size=1024, momentum=0.99,
+        lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.998, queue_size=1024, momentum=0.99,
         w_gan=10.0, w_fm_gan=4.0, w_consistency=50.0, w_fm_noise=4.0,
     ),
 }  # fmt: skip
