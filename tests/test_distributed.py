@@ -176,6 +176,20 @@ def test_a_batch_that_does_not_divide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpu", "count", "device"), [("0", 2, "cuda:1"), ("0", 0, "cpu"), ("cpu", 2, "cpu")]
+)
+def test_device_of_a_launched_process(monkeypatch, gpu: str, count: int, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    given = []
+    monkeypatch.setattr(distributed, "_work", lambda worker, config, device: given.append(device))
+    launch(train_generator, Job(Path("x")), gpu)
+    assert given == [torch.device(device)]
+
+
+@pytest.mark.parametrize(
     ("environment", "outside"),
     [
         ({}, False),

@@ -42,7 +42,8 @@ def launch(worker: Worker, config: C, gpu: str) -> None:
     """
     if _launched_from_outside():
         local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        device = choose_device("cpu" if gpu == "cpu" else local_rank)
+        on_cpu = gpu == "cpu" or not torch.cuda.is_available()
+        device = choose_device("cpu" if on_cpu else local_rank)
         _work(worker, config, device)
         return
     devices = choose_devices(gpu)
