@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from benchmarks.report import Row, compare, print_machine, print_table, write_json
-from benchmarks.train_step import Config as StepConfig
 from benchmarks.train_step import fast_step
 from data.items import Triplet
 from utils.config import choose_device, parse
@@ -64,8 +63,7 @@ def measure(c: Config, sizes: list[tuple[int, int]], device: torch.device) -> li
         shape = (batch, 3, patch, patch)
         rng = torch.Generator().manual_seed(0)
         items = Triplet(*(torch.rand(shape, generator=rng).to(device) for _ in range(3)))
-        settings = StepConfig(width=c.width)
-        runs[f"{batch} of {patch}x{patch}"] = fast_step(settings, c.precision, False, items, device)
+        runs[f"{batch} of {patch}x{patch}"] = fast_step(c.width, c.precision, False, items, device)
     timings = compare(runs, c.repeats, device)
     return [
         {"batch": batch, "area": batch * patch**2, **timing.row()}

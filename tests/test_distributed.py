@@ -112,12 +112,7 @@ def one_fails(job: Job, device: torch.device) -> None:
 
 
 def test_a_failing_process_ends_all(tmp_path: Path) -> None:
-    script = (
-        "from tests.test_distributed import *\n"
-        "if __name__ == '__main__':\n    launch(one_fails, Job(Path('x')), 'cpu,cpu')\n"
-    )
-    (tmp_path / "run.py").write_text(script)
-    result = run([tmp_path / "run.py"], timeout=120)
+    result = launched_as_a_script("one_fails", tmp_path)
     assert result.returncode == 2
     assert "error: data.png: broken; fetch it again" in result.stderr
     assert result.stdout.split() == ["hello"]  # of the first process alone
@@ -132,14 +127,18 @@ def one_is_killed(job: Job, device: torch.device) -> None:
 
 
 def test_killing_one_process_ends_the_other_with_a_message(tmp_path: Path) -> None:
-    script = (
-        "from tests.test_distributed import *\n"
-        "if __name__ == '__main__':\n    launch(one_is_killed, Job(Path('x')), 'cpu,cpu')\n"
-    )
-    (tmp_path / "run.py").write_text(script)
-    result = run([tmp_path / "run.py"], timeout=120)
+    result = launched_as_a_script("one_is_killed", tmp_path)
     assert result.returncode in (2, 128 + signal.SIGKILL)  # whichever is noticed first
     assert re.search("lost the connection to another process|ended by SIGKILL", result.stderr)
+
+
+def launched_as_a_script(worker: str, folder: Path) -> subprocess.CompletedProcess:
+    """What two CPU processes of a worker of this module leave behind, started from a script."""
+    (folder / "run.py").write_text(
+        "from tests.test_distributed import *\n"
+        f"if __name__ == '__main__':\n    launch({worker}, Job(Path('x')), 'cpu,cpu')\n"
+    )
+    return run([folder / "run.py"], timeout=120)
 
 
 def run(words: list, timeout: float = 300) -> subprocess.CompletedProcess:
