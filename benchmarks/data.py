@@ -2,12 +2,14 @@
 
     python -m benchmarks.data                                 # the bundled sample, on the CPU
     python -m benchmarks.data --gpu 0 --photos DIV2K_train_HR --pairs sidd --json data.json
+    python -m benchmarks.data --full-size                     # files as large as DIV2K's and SIDD's
     python -m benchmarks.data --store-gb 20                   # makes, uses and removes such a store
 
 Both pipelines make the items of `train_noiseTransfer.py` (method 4) in one process with one thread.
 """
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import re
@@ -32,7 +34,7 @@ from data.store import ImageStore
 from data.training import StorePlace, find_pairs_and_photos, open_photos, open_real_items
 from utils.config import choose_device, parse
 from utils.errors import exit_on_user_error, require
-from utils.images import read_image_size
+from utils.images import read_image_size, write_image
 from utils.seeding import randomness
 
 
@@ -52,21 +54,33 @@ class Config:
     repeats: int = 15
     place: StorePlace = "auto"
     """Where the fast pipeline's images lie."""
+    full_size: bool = False
+    """Items from photographs of 2040x1356 (as DIV2K's) and pairs of 5328x3000 (as SIDD's), which
+    are these ones enlarged, with noise on the noisy sides."""
     store_gb: float = 0
     """Also measure a store of so many GB, of the photographs over and over."""
     scratch: Path = Path(tempfile.gettempdir())
-    """Where that store is made and removed again."""
+    """Where such files and stores are made and removed again."""
     batches: int = 300
     """From each store, before its memory is measured."""
     json: Path | None = None
 
 
 class PlainItems:
-    """One item at a time with numpy and OpenCV from decoded images in memory, then stacked."""
+    """One item at a time with PIL, numpy and OpenCV, then stacked.
 
-    def __init__(self, pairs: Sequence[PairFile], photos: Sequence[Path], patch: int) -> None:
-        self.pairs = [(decode(p.clean), decode(p.noisy)) for p in pairs]
-        self.photos = [decode(file) for file in photos]
+    Each image is decoded when an item asks for it, as a plain data set does; with `in_memory` all
+    of them once, before the first item.
+    """
+
+    def __init__(
+        self, pairs: Sequence[PairFile], photos: Sequence[Path], patch: int, in_memory: bool
+    ) -> None:
+        self.decode = functools.cache(decode) if in_memory else decode
+        self.pairs, self.photos = pairs, photos
+        if in_memory:
+            for file in [*photos, *(side for p in pairs for side in (p.clean, p.noisy))]:
+                self.decode(file)
         self.same_kind = [[j for j, q in enumerate(pairs) if p.kind == q.kind] for p in pairs]
         self.patch = patch
 
@@ -80,8 +94,9 @@ class PlainItems:
             for role in zip(*items, strict=True)
         )
 
-    def crop(self, rng: np.random.Generator, *images: np.ndarray) -> list[np.ndarray]:
+    def crop(self, rng: np.random.Generator, *files: Path) -> list[np.ndarray]:
         """The same random patch of each image, flipped and turned; float32 in [0, 1]."""
+        images = [self.decode(file) for file in files]
         top, left = (rng.integers(n - self.patch + 1) for n in images[0].shape[:2])
         flip, turns = rng.random() < 0.5, rng.integers(4)
         patches = []
@@ -92,7 +107,7 @@ class PlainItems:
 
     def clean(self, rng: np.random.Generator) -> np.ndarray:
         if rng.random() < P_SIDD_CLEAN:
-            (patch,) = self.crop(rng, self.pairs[rng.integers(len(self.pairs))][0])
+            (patch,) = self.crop(rng, self.pairs[rng.integers(len(self.pairs))].clean)
             return cv2.GaussianBlur(patch, (21, 21), 3.5)
         return self.crop(rng, self.photos[rng.integers(len(self.photos))])[0]
 
@@ -111,9 +126,10 @@ class PlainItems:
         return clean, noisy(clean), noisy(other)
 
     def view(self, i: int, alpha: float, rng: np.random.Generator) -> list[np.ndarray]:
-        views = self.crop(rng, *self.pairs[i])
+        sides = self.pairs[i].clean, self.pairs[i].noisy
+        views = self.crop(rng, *sides)
         if rng.random() < 0.5:
-            others = self.crop(rng, *self.pairs[i])
+            others = self.crop(rng, *sides)
             height, width = rng.integers(self.patch // 4, 3 * self.patch // 4, 2)
             top, left = (rng.integers(self.patch - side + 1) for side in (height, width))
             box = np.s_[top : top + height, left : left + width]
@@ -138,8 +154,29 @@ def decode(file: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def to_tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def write_full_size(
+    pairs: Sequence[PairFile], photos: Sequence[Path], folder: Path
+) -> tuple[list[PairFile], list[Path]]:
+    """Four photographs and two pairs of one kind, PNG, at the sizes of the paper's data sets."""
+
+    def enlarge(file: Path, size: tuple[int, int], sigma: float, name: str) -> Path:
+        image = cv2.resize(decode(file), size, interpolation=cv2.INTER_CUBIC)
+        image = np.clip(image + np.random.default_rng(0).normal(0, sigma, image.shape), 0, 255)
+        write_image(folder / name, image.astype(np.uint8))
+        return folder / name
+
+    full_photos = [
+        enlarge(file, (2040, 1356), 3, f"photo_{i}.png") for i, file in enumerate(photos[:4])
+    ]
+    full_pairs = [
+        PairFile(
+            enlarge(pair.clean, (5328, 3000), 1, f"clean_{i}.png"),
+            enlarge(pair.clean, (5328, 3000), 15, f"noisy_{i}.png"),
+            "same",
+        )
+        for i, pair in enumerate(pairs[:2])
+    ]
+    return full_pairs, full_photos
 
 
 class TimedCrops:
@@ -159,14 +196,15 @@ class TimedCrops:
 
 
 def measure_items(
-    c: Config, pairs: Sequence[PairFile], photos: Sequence[Path], device: torch.device
+    c: Config, pairs: Sequence[PairFile], photos: Sequence[Path], cache: Path, device: torch.device
 ) -> list[Row]:
-    real = open_real_items(pairs, c.patch, c.cache, device, c.place)
-    source = open_photos(photos, c.patch, c.cache, device, c.place)
+    real = open_real_items(pairs, c.patch, cache, device, c.place)
+    source = open_photos(photos, c.patch, cache, device, c.place)
     stores = [TimedCrops(source.store), TimedCrops(real.source.store)]
     source.store, real.source.store = stores
     items = GeneratorItems(SyntheticItems(source, real), real)
-    plain, steps, in_crops = PlainItems(pairs, photos, c.patch), iter(range(10**6)), []
+    plain = {memory: PlainItems(pairs, photos, c.patch, memory) for memory in (False, True)}
+    steps, in_crops = iter(range(10**6)), []
 
     def fast() -> None:
         before = sum(store.seconds for store in stores)
@@ -174,7 +212,8 @@ def measure_items(
         in_crops.append(sum(store.seconds for store in stores) - before)
 
     runs = {
-        "plain, per item": lambda: plain.batch(c.batch, next(steps)),
+        "plain, per item, from files": lambda: plain[False].batch(c.batch, next(steps)),
+        "plain, per item, from decoded images": lambda: plain[True].batch(c.batch, next(steps)),
         f"batched, pixels on {device.type}": fast,
     }
     timings = compare(runs, c.repeats, device)
@@ -185,6 +224,7 @@ def measure_items(
         row = timing.row()
         row["items_per_s_per_core"] = c.batch / timing.cpu_median
         row["ratio"] = timings[0].cpu_median / timing.cpu_median
+        row["ratio_decoded"] = timings[1].cpu_median / timing.cpu_median
         rows.append(row)
     return rows
 
@@ -262,7 +302,14 @@ def main(argv: list[str] | None = None) -> None:
     print_machine()
     tables = {}
     title = f"Items of the generator's training, batches of {c.batch}, patches {c.patch}x{c.patch}"
-    tables[title] = measure_items(c, pairs, photos, device)
+    if c.full_size:
+        with tempfile.TemporaryDirectory(dir=c.scratch) as scratch:
+            folder = Path(scratch)
+            files = write_full_size(pairs, photos, folder)
+            title += ", full-size files"
+            tables[title] = measure_items(c, *files, folder / "cache", device)
+    else:
+        tables[title] = measure_items(c, pairs, photos, c.cache, device)
     print_table(title, tables[title])
 
     stores = [measure_store("these photographs", photos, c.cache, c, device)]
