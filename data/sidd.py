@@ -6,15 +6,11 @@ al., CVPRW 2020) are two .mat files each, of uint8 blocks 256x256x3.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
-import h5py
-import numpy as np
-import scipy.io
-
+from data.mat import MatBlocks
 from utils.errors import UserError
 from utils.images import folder_files, read_image_size, subfolders, walk_files
 
@@ -157,80 +153,6 @@ VALIDATION_SETS = (
         "https://bit.ly/siddplus_data",
     ),
 )
-
-
-class MatBlocks:
-    """The (H, W, 3) uint8 blocks of one variable of a .mat file, v5 or v7.3 (HDF5).
-
-    The variable is (..., H, W, 3); leading dimensions are flattened in row-major order, so that
-    block k of SIDD validation is [k // 32, k % 32]. The shape is read at once, the array (250 MB
-    in SIDD validation) when the first block is asked for. UserError: a damaged file, another
-    variable, shape or type.
-    """
-
-    def __init__(self, path: Path, variable: str) -> None:
-        self.path, self.variable = Path(path), variable
-        self.shape = self._read(self._shape_v5, self._shape_v73)
-        if len(self.shape) < 4 or self.shape[-1] != 3 or 0 in self.shape:
-            raise UserError(
-                f"{path}: expected blocks (..., H, W, 3) in {variable}, found an array "
-                f"{self.shape}; download the sRGB blocks again"
-            )
-
-    def __len__(self) -> int:
-        return int(np.prod(self.shape[:-3]))
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return self._blocks[i]
-
-    def size(self, i: int) -> tuple[int, int]:
-        return self.shape[-3], self.shape[-2]
-
-    def image_name(self, i: int) -> str:
-        return f"{i:04d}"
-
-    @cached_property
-    def _blocks(self) -> np.ndarray:
-        array = self._read(self._array_v5, self._array_v73)
-        # MATLAB is column-major: without the copy each block would be strewn over all the file.
-        return np.ascontiguousarray(array).reshape(-1, *self.shape[-3:])
-
-    def _read(self, v5: Callable, v73: Callable):
-        try:
-            return (v73 if h5py.is_hdf5(self.path) else v5)()
-        except FileNotFoundError as error:
-            raise UserError(f"{self.path}: no such file") from error
-        except UserError:
-            raise
-        except Exception as error:  # scipy raises a dozen kinds for a damaged file, zlib.error too
-            raise UserError(
-                f"{self.path}: damaged or not a .mat file ({error}); download it again"
-            ) from error
-
-    def _check(self, found: dict[str, str]) -> None:
-        if found.get(self.variable) != "uint8":
-            raise UserError(
-                f"{self.path}: expected the uint8 array {self.variable}, found "
-                f"{', '.join(f'{kind} {name}' for name, kind in found.items()) or 'no variable'}; "
-                "download the sRGB blocks again"
-            )
-
-    def _shape_v5(self) -> tuple[int, ...]:
-        found = {name: (shape, kind) for name, shape, kind in scipy.io.whosmat(self.path)}
-        self._check({name: kind for name, (_, kind) in found.items()})
-        return found[self.variable][0]
-
-    def _array_v5(self) -> np.ndarray:
-        return scipy.io.loadmat(self.path, variable_names=[self.variable])[self.variable]
-
-    def _shape_v73(self) -> tuple[int, ...]:
-        with h5py.File(self.path) as file:
-            self._check({key: str(getattr(file[key], "dtype", "group")) for key in file})
-            return file[self.variable].shape[::-1]
-
-    def _array_v73(self) -> np.ndarray:
-        with h5py.File(self.path) as file:
-            return file[self.variable][()].T  # HDF5 lists MATLAB's axes in reverse
 
 
 def find_mat_blocks(folder: Path) -> list[tuple[BlockFiles, MatBlocks, MatBlocks]]:

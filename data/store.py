@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.errors import UserError
-from utils.images import read_image, read_image_size, uint16_to_uint8
+from utils.images import MAX_PIXELS, read_image, read_image_size, uint16_to_uint8
 
 FORMAT = 1  # of the files below; part of the fingerprint
 IMAGES_FILE, INDEX_FILE = "images.u8", "index.json"
@@ -42,9 +42,11 @@ class ImageStore:
             index = json.loads((self.folder / INDEX_FILE).read_text())
             self.files = [Path(file) for file in index["files"]]
             sizes = np.array(index["sizes"], np.int64).reshape(len(self.files), 2)
+            if (sizes <= 0).any() or (sizes > MAX_PIXELS).any():
+                raise ValueError("sizes that no image has")
             with open(self.folder / IMAGES_FILE, "rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(
                 f"{self.folder}: not a complete image store ({error}); delete this folder and run "
                 "again"

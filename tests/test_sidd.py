@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data.sidd import MatBlocks, Scene, find_mat_blocks, parse_scene, sidd_pairs
+from data.mat import MatBlocks, variables_v5
+from data.sidd import Scene, find_mat_blocks, parse_scene, sidd_pairs
 from utils.errors import UserError
 from utils.images import write_image
 
@@ -107,6 +108,49 @@ def test_mat_blocks_come_in_published_order(tmp_path: Path, generation: str) -> 
     assert blocks[0].dtype == np.uint8
     with pytest.raises(IndexError):
         blocks[12]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"chunks": (3, 4, 5, 2), "compression": "gzip", "shuffle": True},  # none of them divides
+        {"chunks": (4, 8, 8, 16), "maxshape": (None,) * 4, "compression": "gzip"},  # one, larger
+        {"chunks": (1, 1, 1, 1)},
+        {"chunks": True},
+        {},
+    ],
+)
+def test_hdf5_however_it_is_stored(tmp_path: Path, how: dict) -> None:
+    array = np.random.default_rng(0).integers(0, 256, (9, 7, 6, 3), dtype=np.uint8)
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file.create_dataset("Blocks", data=array.T, **how)
+    blocks = MatBlocks(tmp_path / "a.mat", "Blocks")
+    for k in range(9):
+        np.testing.assert_array_equal(blocks[k], array[k])
+
+
+def test_chunks_that_were_never_written_are_black(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        blocks = file.create_dataset("Blocks", (3, 8, 8, 4), np.uint8, chunks=(3, 8, 8, 1))
+        blocks[..., 2] = 7
+    blocks = MatBlocks(tmp_path / "a.mat", "Blocks")
+    assert [blocks[k].max() for k in range(4)] == [0, 0, 7, 0]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("name", ["B", "Blocks", "ValidationNoisyBlocksSrgb"])
+def test_version_5_among_other_variables(tmp_path: Path, name: str, compressed: bool) -> None:
+    """Names up to 4 letters are stored in another form than longer ones."""
+    array = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    others = {"cells": np.array([1, "x"], object), "s": {"a": array}, "e": []}
+    content = others | {name: array, "z": np.zeros((300, 300)), "c": 1j, "b": np.array(True)}
+    scipy.io.savemat(tmp_path / "a.mat", content, do_compression=compressed)
+    blocks = MatBlocks(tmp_path / "a.mat", name)
+    np.testing.assert_array_equal(np.stack([blocks[k] for k in range(3)]), array)
+    with open(tmp_path / "a.mat", "rb") as file:
+        declared = {key: (d.shape, d.kind) for key, d in variables_v5(file)}
+    whos = {key: (shape, kind) for key, shape, kind in scipy.io.whosmat(tmp_path / "a.mat")}
+    assert declared == whos | {"c": ((1, 1), "complex double")}
 
 
 @pytest.mark.parametrize("generation", ["v5", "v7.3"])

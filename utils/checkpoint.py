@@ -5,6 +5,8 @@ import io
 import os
 import pickle
 import tempfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -12,18 +14,27 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 
+MAX_ELEMENTS = 2**29  # of all tensors of a file together; the largest own ones have 2**24
+
 
 def load_state(path: str | Path) -> dict[str, Tensor]:
     """A state dict from disk, on the CPU; official and own files alike.
 
     A `module.` prefix (from DataParallel) is dropped, half precision becomes float32.
-    Raises UserError if the file is missing, damaged, or holds anything but named tensors.
+    Raises UserError if the file is missing, damaged, or holds anything but named dense tensors of
+    MAX_ELEMENTS at most.
     """
     state = read_torch_file(path)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise UserError(f"{path}: expected a plain state dict (names -> tensors); is it weights?")
+    # A tensor may be declared far larger than what is stored (by strides of 0, as sparse, without
+    # data): a few bytes that would become any amount of memory when they are copied.
+    hollow = [key for key, value in state.items() if not _is_stored(value)]
+    if hollow or sum(value.numel() for value in state.values()) > MAX_ELEMENTS:
+        what = f"{hollow[0]} holds less data than its shape has" if hollow else "too many elements"
+        raise UserError(f"{path}: expected dense tensors, {what}; download or train it again")
     return {
         key.removeprefix("module."): value.float() if value.is_floating_point() else value
         for key, value in state.items()
@@ -36,21 +47,51 @@ def read_torch_file(path: str | Path) -> object:
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one first or name another folder")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_compressed(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, in damaged files
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a weights-only checkpoint (damaged, or it holds pickled objects that are "
             "not loaded for safety); download or train it again"
         ) from error
     except Exception as error:  # the unpickler trips over damaged bytes in nearly any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"{path}: damaged checkpoint ({reason}); download or train it again"
         ) from error
 
 
+def _refuse_compressed(path: Path) -> None:
+    """UserError for a zip archive that becomes larger when read; torch compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    size = sum(entry.file_size for entry in entries)
+    if size > path.stat().st_size or any(e.compress_type != zipfile.ZIP_STORED for e in entries):
+        raise UserError(
+            f"{path}: a compressed archive ({size / 1e6:.1f} MB of contents), expected what "
+            "torch.save writes; download or train it again"
+        )
+
+
+def _is_stored(value: Tensor) -> bool:
+    """Whether the tensor is an ordinary one of which every element is on the disk."""
+    ordinary = value.layout == torch.strided and value.device.type == "cpu"
+    if not ordinary or value.is_quantized or value.is_nested:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a state dict into `network`; a mismatch names file, key and both shapes."""
+    """Load a state dict into `network`; a mismatch names file, key and both shapes.
+
+    UserError also for weights that are not finite: everything made with them would be NaN or black.
+    """
     state, own = load_state(path), network.state_dict()
     kind = type(network).__name__
     missing, foreign = own.keys() - state.keys(), state.keys() - own.keys()
@@ -65,6 +106,16 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             raise UserError(
                 f"{path}: {key} is {tuple(state[key].shape)}, {kind} of this width has "
                 f"{tuple(value.shape)}; choose the width (and embedding size) it was trained with"
+            )
+        if state[key].is_floating_point() != value.is_floating_point():
+            raise UserError(
+                f"{path}: {key} is {state[key].dtype}, expected {value.dtype}; is it another "
+                "network's file?"
+            )
+        if not state[key].isfinite().all():
+            raise UserError(
+                f"{path}: {key} is not finite, the training diverged; use an earlier checkpoint or "
+                "train it again"
             )
     network.load_state_dict(state)
 

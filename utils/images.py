@@ -3,48 +3,67 @@
 Pixels are taken as they are stored: the orientation tag that cameras write into JPEG, PNG and WebP
 is ignored, since an edited clean image loses it while its noisy partner keeps it, and the pair
 would no longer be aligned. (TIFF stores the orientation as part of the format; it is applied.)
+
+Files are taken to be what was downloaded from anywhere: no more memory is asked for than MAX_PIXELS
+need, whatever a header says, and pipes and devices are not opened, since they may never end. Links
+are followed, to files and to folders, wherever they lead: it is how large data sets are put in
+place, and a file is only ever read as an image. Links in circles are left out.
 """
 
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.image_headers import header_size, still_png
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
+# Phones reach 200 megapixels. Decoded, 0.8 GB, or 1.6 GB of 16 bits; twice that while it is read.
+MAX_PIXELS = 2**28
+MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, not compressed
+
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_DAMAGED = (
+    "damaged, truncated or not an image (PNG, JPEG, BMP, TIFF, WebP); fetch this file again or "
+    "remove it"
+)
 
 # What OpenCV would print about a damaged file is said once, by name, in our UserError.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) RGB, uint8 or uint16 as stored.
+    """(H, W, 3) RGB, uint8 or uint16 as stored; of several pages or frames the first.
 
     Grey is repeated to three channels and palettes are resolved; alpha is dropped, leaving the
     colours under it. Raises UserError for a missing, empty, truncated, damaged or floating-point
-    image. (A JPEG has no checksum: flipped bits inside it can pass unnoticed.)
+    image, one of more than MAX_PIXELS, and what is not PNG, JPEG, BMP, TIFF or WebP whatever its
+    name. (A JPEG has no checksum: flipped bits inside it can pass unnoticed.)
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    with _open(path) as file:
+        size = _checked_size(file, path)
+        file.seek(0)
+        try:
+            data = np.fromfile(file, np.uint8)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     # imdecode refuses a truncated file; imread fills the rest of a truncated JPEG with grey.
     try:
-        image = cv2.imdecode(data, _FLAGS) if data.size else None
-    except cv2.error:
+        image = cv2.imdecode(still_png(data), _FLAGS)
+    except (cv2.error, ValueError):
         image = None
-    if image is None:
-        what = "an empty file" if data.size == 0 else "damaged, truncated or not an image"
-        raise UserError(f"{path}: {what}; fetch this file again or remove it")
+    # Another size: the decoder has found another header than the one that was checked.
+    if image is None or image.shape[:2] != size:
+        raise UserError(f"{path}: {_DAMAGED}")
     if image.dtype not in (np.uint8, np.uint16):
         raise UserError(
             f"{path}: expected 8- or 16-bit pixels, found {image.dtype}; convert it to PNG"
@@ -53,12 +72,41 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
-    """(H, W) of `read_image(path)`, from the header where Pillow knows it."""
+    """(H, W) of `read_image(path)`, from the header alone; UserError as there."""
+    with _open(path) as file:
+        return _checked_size(file, path)
+
+
+def _open(path: Path) -> BinaryIO:
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Exception:  # Pillow raises many kinds; read_image says what is wrong, if anything is
-        height, width, _ = read_image(path).shape
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: expected a file, found a folder, pipe or device; remove it")
+        if status.st_size > MAX_BYTES:
+            raise UserError(
+                f"{path}: {status.st_size / 1e9:.1f} GB, expected at most {MAX_BYTES / 1e9:.1f} "
+                "for an image; remove it"
+            )
+        return open(path, "rb")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _checked_size(file: BinaryIO, path: Path) -> tuple[int, int]:
+    """(H, W) by the header, before anything is allocated for the pixels."""
+    try:
+        height, width = header_size(file)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except ValueError as error:
+        empty = os.fstat(file.fileno()).st_size == 0
+        message = "an empty file; fetch this file again or remove it" if empty else _DAMAGED
+        raise UserError(f"{path}: {message}") from error
+    if not 0 < height * width <= MAX_PIXELS:
+        raise UserError(
+            f"{path}: {width}x{height} pixels by its header, expected 1 to {MAX_PIXELS}; scale it "
+            "down, or remove it if it is damaged"
+        )
     return height, width
 
 
@@ -131,15 +179,21 @@ def natural_key(path: Path) -> tuple:
 def subfolders(folder: Path) -> list[Path]:
     """The folders in `folder`, linked ones included, in natural order.
 
-    Hidden ones (.name) and links that lead back to `folder` or above it are left out.
+    Hidden ones (.name) and links that lead back to `folder`, to a folder or link on the way to it,
+    or above one of them, are left out.
     """
-    here = folder.resolve()
+    folder = Path(folder)
+
+    def leads_back(link: Path) -> bool:
+        way, target = folder.absolute(), link.resolve()
+        return any(step.resolve().is_relative_to(target) for step in (way, *way.parents))
+
     found = [
         path
         for path in folder.iterdir()
         if path.is_dir()
         and not path.name.startswith(".")
-        and not (path.is_symlink() and here.is_relative_to(path.resolve()))
+        and not (path.is_symlink() and leads_back(path))
     ]
     return sorted(found, key=natural_key)
 
