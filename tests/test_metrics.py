@@ -12,7 +12,14 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tests.golden import recipe
 from utils import metrics
 
-NOISE_METRICS = [metrics.akld, metrics.ks, metrics.noise_std_ratio]
+NOISE_METRICS = [
+    metrics.akld,
+    metrics.ks,
+    metrics.kld,
+    metrics.noise_std_ratio,
+    metrics.autocorrelation_distance,
+    metrics.noise_level_distance,
+]
 QUALITY_METRICS = [metrics.psnr, metrics.ssim]
 
 
