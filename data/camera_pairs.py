@@ -4,9 +4,9 @@
 
 For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
 phone's, but it is simulated. `--levels measured` gives every phone and ISO of NOISE_LEVEL
-`--scenes` scenes; `--levels random` writes as many pairs, each at its own random_noise_level. As
-clean/ and noisy/ each pair is a kind of noise of its own; in SIDD's layout, for measured levels,
-the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
+`--scenes` scenes, `--levels random` does it for `--kinds` cameras of random_noise_level and white
+balance. A kind of noise is a sub-folder of clean/ and noisy/. In SIDD's layout, for measured
+levels, the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
 from dataclasses import dataclass
@@ -37,8 +37,10 @@ class Config:
     """clean/ and noisy/, or SIDD's Data/<scene>/."""
     levels: Literal["measured", "random"] = "measured"
     """Noise levels: five phones' measured ones, or drawn over a wider range."""
+    kinds: int = 48
+    """Of random levels; there are 22 measured ones."""
     scenes: int = 3
-    """Scenes for each of the 22 settings of phone and ISO; 22 times as many pairs."""
+    """Of each kind. With one, an encoder can tell kinds apart by what the pictures show."""
     side: int = 384
     """Pixels a side, at most."""
     seed: int = 0
@@ -47,33 +49,35 @@ class Config:
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     require(c.scenes >= 1 and c.side >= 64, f"--scenes {c.scenes} --side {c.side}: from 1 and 64")
+    require(c.kinds >= 1, f"--kinds {c.kinds}: expected 1 or more")
     require(
         c.levels == "measured" or c.layout == "paired",
         "--layout sidd names a phone and an ISO: with --levels random use --layout paired",
     )
     require(not c.output.exists(), f"{c.output}: exists; choose a new folder")
     photos = [path for folder in c.photos for path in photo_folder(folder)]
-    settings = list(NOISE_LEVEL) * c.scenes
+    kinds = list(NOISE_LEVEL) if c.levels == "measured" else range(c.kinds)
+    settings = list(kinds) * c.scenes
     order = np.random.default_rng([c.seed, 2]).permutation(len(photos))
-    for i, (phone, iso) in enumerate(tqdm(settings, unit="pair")):
+    for i, kind in enumerate(tqdm(settings, unit="pair")):
         rng = np.random.default_rng([c.seed, 3, i])
-        path = photos[order[i % len(photos)]]
-        window = clean_window(path, c.side, rng)
-        gains = draw_gains(rng)
+        window = clean_window(photos[order[i % len(photos)]], c.side, rng)
         if c.levels == "measured":
-            level, setting = noise_level(phone, iso), f"{phone}_{iso:05d}_00100_5500_N"
+            phone, iso = kind
+            level, gains, name = noise_level(phone, iso), draw_gains(rng), f"{phone}_{iso:05d}"
         else:
-            level = random_noise_level(rng)
-            setting = f"beta_{level[0]:.6f}_{level[1]:.6f}"
+            camera = np.random.default_rng([c.seed, 4, kind])
+            level, gains = random_noise_level(camera), draw_gains(camera)
+            name = f"{kind + 1:03d}_beta_{level[0]:.6f}_{level[1]:.6f}"
         clean, noisy = camera_pair(window, level, rng, gains)
-        scene = f"{i + 1:04d}_{i + 1:03d}_{setting}"
         if c.layout == "paired":
-            sides = f"clean/{scene}.png", f"noisy/{scene}.png"
+            sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))
         else:
+            scene = f"{i + 1:04d}_{i + 1:03d}_{name}_00100_5500_N"
             sides = (f"Data/{scene}/{i + 1:04d}_{side}_SRGB_010.PNG" for side in ("GT", "NOISY"))
-        for name, image in zip(sides, (clean, noisy), strict=True):
-            write_image(c.output / name, image)
-    print(f"{len(settings)} pairs written to {c.output}")
+        for path, image in zip(sides, (clean, noisy), strict=True):
+            write_image(c.output / path, image)
+    print(f"{len(settings)} pairs of {len(kinds)} kinds of noise written to {c.output}")
 
 
 def clean_window(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:

@@ -22,11 +22,13 @@ import numpy as np
 from torch import Tensor
 
 from data.sidd import (
+    SCENE_PATTERN,
     VALIDATION_SETS,
     MatBlocks,
     PairFile,
     find_mat_blocks,
     is_scene,
+    parse_scene,
     require_same_size,
     scene_pairs,
     sidd_pairs,
@@ -92,8 +94,9 @@ def paired_folder(root: Path) -> list[PairFile]:
     """The pairs of a clean and a noisy folder in `root`, in natural order of their names.
 
     The folders are `groundtruth`, `clean` or `gt`, and `input` or `noisy`, in any case. Files are
-    matched by stem, sub-folders kept; suffixes may differ. Each pair has its own `kind`. UserError:
-    a missing folder, a missing partner, or partners of differing size.
+    matched by stem, sub-folders kept; suffixes may differ. The pairs of one sub-folder are of one
+    `kind`, such as noisy/iso_800/; any other pair has a kind of its own. UserError: a missing
+    folder, a missing partner, or partners of differing size.
     """
     root = Path(root)
     if not root.is_dir() or (sides := pair_sides(root)) is None:
@@ -107,7 +110,9 @@ def paired_folder(root: Path) -> list[PairFile]:
         raise UserError(f"{path}: its partner {other / key}.* is missing; add it or remove this")
     for key in clean:
         require_same_size(clean[key], noisy[key])
-    return [PairFile(clean[key], noisy[key], kind=str(noisy[key])) for key in clean]
+    flat = Path(".")
+    kinds = {key: noisy[key] if key.parent == flat else noisy[key].parent for key in noisy}
+    return [PairFile(clean[key], noisy[key], kind=str(kinds[key])) for key in clean]
 
 
 def bsds_images(root: Path) -> Path | None:
@@ -230,6 +235,31 @@ class PairedTestSet(_ImageSet):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         return integer_to_float(self.clean[i]), integer_to_float(self.noisy[i])
+
+    def kind(self, i: int) -> str | None:
+        """Images of one kind share their noise; None where that is not known.
+
+        Phone and ISO, "S6 ISO 100", by the name of a SIDD scene; the sub-folder of a paired
+        folder; "shot 7" of SIDD validation's .mat, whose blocks were cut from 40 photographs.
+        """
+        if isinstance(self.noisy, MatBlocks):
+            shape = self.noisy.shape
+            return f"shot {i // shape[1]}" if len(shape) == 5 else None
+        folder = self.noisy.paths[i].parent
+        if SCENE_PATTERN.fullmatch(folder.name):
+            settings = parse_scene(folder.name)
+            return f"{settings.phone} ISO {settings.iso}"
+        return None if folder == self.noisy.root else folder.relative_to(self.noisy.root).as_posix()
+
+    def second_shot(self, i: int) -> int | None:
+        """The other pair of the same SIDD scene, which shows it once more; None: there is none."""
+        if isinstance(self.noisy, MatBlocks):
+            return None
+        scene = self.noisy.paths[i].parent
+        if SCENE_PATTERN.fullmatch(scene.name) is None:
+            return None
+        others = [j for j, path in enumerate(self.noisy.paths) if path.parent == scene and j != i]
+        return next((j for j in others if self.size(j) == self.size(i)), None)
 
 
 def find_test_sets(root: Path) -> list[CleanTestSet | PairedTestSet]:

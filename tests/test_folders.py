@@ -60,6 +60,20 @@ def test_paired_folder_matches_stems_in_sub_folders(tmp_path: Path, clean: str, 
     assert len({pair.kind for pair in pairs}) == 3
 
 
+def test_pairs_of_one_sub_folder_are_of_one_kind(tmp_path: Path) -> None:
+    for side in ("clean", "noisy"):
+        for name in ("a.png", "b.png", "iso_800/a.png", "iso_800/b.png", "iso_100/a.png"):
+            write_image(tmp_path / side / name, np.zeros((20, 20, 3), np.uint8))
+    kinds = {
+        p.noisy.relative_to(tmp_path / "noisy").as_posix(): p.kind for p in paired_folder(tmp_path)
+    }
+    assert len(set(kinds.values())) == 4
+    assert kinds["iso_800/a.png"] == kinds["iso_800/b.png"] != kinds["iso_100/a.png"]
+    (test_set,) = find_test_sets(tmp_path)
+    found = [test_set.kind(i) for i in range(len(test_set))]
+    assert sorted(map(str, found)) == ["None", "None", "iso_100", "iso_800", "iso_800"]
+
+
 def test_paired_folder_faults_are_named(tmp_path: Path) -> None:
     def fresh(name: str) -> Path:
         write_pairs(tmp_path / name, "clean", "noisy")
