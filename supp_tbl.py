@@ -3,9 +3,10 @@
     python supp_tbl.py --gpu 0
     python supp_tbl.py --tables noise --limit 4         # a quick look
 
-Every test set below `test_images/` is a row: real pairs in the tables `noise` and `denoising`,
-clean images in `synthetic`. Without any, the bundled sample is measured. Tables are printed and
-written to `supp/tbl/`: <table>.txt, .md and .csv, and <table>_images.csv with every image. The same
+Every test set below `test_images/` is measured: real pairs in the tables `noise` and `denoising`,
+clean images in `synthetic`. Without any, the bundled sample is. Tables are printed and written to
+`supp/tbl/`: <table>.txt, .md, .tex and .csv, and <table>_images.csv with every image; all of them,
+with histograms, autocorrelations and pictures, to one page, `supp/tbl/report.html`. The same
 command gives the same figures, whatever the batch size or number of workers, in float32 throughout.
 """
 
@@ -13,8 +14,9 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,17 +24,24 @@ from data.folders import CleanTestSet, PairedTestSet, find_test_sets
 from data.noise import NoiseModelDistribution
 from data.sample import write_sample
 from data.sidd import VALIDATION_SETS
+from models.baselines import BASELINES
+from models.denoisers import bm3d, require_bm3d
 from models.noise_transfer import NoiseTransfer
 from utils.checkpoint import sha256
-from utils.config import choose_device, parse, provenance
+from utils.config import at_least, choose_device, parse, provenance
 from utils.errors import UserError, exit_on_user_error
 from utils.evaluation import (
     WORKERS,
     denoiser_from_checkpoint,
     evaluate_denoiser,
+    evaluate_floor,
     evaluate_transfer,
-    white_gaussian,
+    per_image_noise,
 )
+from utils.html_report import NoiseSample, NoiseSection, write_html
+from utils.metrics import pgap
+from utils.protocols import KnownNoise, Protocol, has_cross_references, middle
+from utils.seeding import derived_seed
 from utils.tables import Column, Table
 
 
@@ -42,8 +51,9 @@ class Config:
 
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""
-    tables: tuple[Literal["noise", "denoising", "synthetic"], ...] = (
+    tables: tuple[Literal["noise", "known", "denoising", "synthetic"], ...] = (
         "noise",
+        "known",
         "denoising",
         "synthetic",
     )
@@ -58,6 +68,14 @@ class Config:
     out: Path = Path("supp/tbl")
     cache: Path = Path("cache")
     """Where the bundled sample is written when there are no test images."""
+    references: tuple[Protocol, ...] = ("paired", "unpaired", "cross")
+    """What generated noise is taken from, in the noise table (utils/protocols.py)."""
+    draws: int = 1
+    """Noisy images generated for an image; its figures are their means."""
+    bm3d: bool = False
+    """Also denoise by BM3D, blind: 10 s an image of 256x256."""
+    report: bool = True
+    """Write report.html, too."""
     seed: int = 0
     limit: int | None = None
     """Measure only the first so many images of each test set."""
@@ -82,35 +100,63 @@ RANDOM_NOISE = {
     "both, chi 5-50, sigma 0-50": NoiseModelDistribution((0, 0, 1), sigma=(0, 50), chi=(5, 50)),
 }
 
+# References of known noise, for the table `known`.
+KNOWN_NOISE = {
+    "Gaussian, sigma 10": NoiseModelDistribution((1, 0, 0), sigma=(10, 10), chi=(30, 30)),
+    "Gaussian, sigma 25": NoiseModelDistribution((1, 0, 0), sigma=(25, 25), chi=(30, 30)),
+    "Gaussian, sigma 50": NoiseModelDistribution((1, 0, 0), sigma=(50, 50), chi=(30, 30)),
+    "Poisson, chi 30": NoiseModelDistribution((0, 1, 0), sigma=(25, 25), chi=(30, 30)),
+}
+KNOWN_IMAGES = 12  # of a set, at most, and 256x256 of each: a check, not a benchmark
+
 TEST_SET = (Column("test_set", "test set"), Column("images", "images", "d"))
 NOISE_COLUMNS = (
     *TEST_SET,
     Column("noise", "noise"),
-    Column("akld", "AKLD", ".4f"),
-    Column("ks", "KS", ".4f"),
+    Column("reference", "reference"),
+    Column("akld", "AKLD", ".3f", interval=True),
+    Column("corr_generated", "corr.", ".3f"),  # of neighbouring pixels
+    Column("corr_real", "real corr.", ".3f"),
     Column("std_ratio", "std ratio", ".3f"),  # generated over real
-    Column("corr_generated", "corr. generated", ".3f"),  # of neighbouring pixels
-    Column("corr_real", "corr. real", ".3f"),
+    Column("ks", "KS", ".4f"),
+    Column("kld", "KLD", ".4f"),
+    Column("kld_tails", "KLD, tails", ".4f"),
+    Column("acf", "ACF dist.", ".3f"),
+    Column("nlf", "NLF dist.", ".3f"),
+)
+KNOWN_COLUMNS = (
+    *TEST_SET,
+    Column("noise", "reference's noise"),
+    Column("std_ratio", "std ratio", ".3f", interval=True),
+    Column("std_ratio_flat", "flat", ".3f"),
+    Column("akld", "AKLD paired", ".3f", interval=True),
+    Column("akld_unpaired", "unpaired", ".3f"),
+    Column("akld_cross", "cross", ".3f"),
+    Column("akld_floor", "floor", ".3f"),
+    Column("corr_generated", "corr.", ".3f"),
 )
 RESTORED = (
-    Column("psnr", "PSNR", ".2f"),
+    Column("denoiser", "denoiser"),
+    Column("trained_on", "trained on"),
+    Column("psnr", "PSNR", ".2f", interval=True),
     Column("ssim", "SSIM", ".4f"),
-    Column("psnr_noisy", "noisy PSNR", ".2f"),
-    Column("ssim_noisy", "noisy SSIM", ".4f"),
+    Column("pgap", "PGap", ".2f"),
 )
-DENOISING_COLUMNS = (*TEST_SET, Column("denoiser", "denoiser"), *RESTORED)
-SYNTHETIC_COLUMNS = (*TEST_SET, Column("noise", "noise"), Column("denoiser", "denoiser"), *RESTORED)
+DENOISING_COLUMNS = (*TEST_SET, *RESTORED)
+SYNTHETIC_COLUMNS = (*TEST_SET, Column("noise", "noise"), *RESTORED)
 
 
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
-    check(c)
+    at_least(c, seed=0, limit=1, passes=1, draws=1, batch_size=1, workers=1)
     device = choose_device(c.gpu)
     how = dict(
         seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device
     )
 
     # All files are opened before anything is measured: a bad one is told now, not hours later.
+    if c.bm3d:
+        require_bm3d()
     transfer = open_generator(c, device)
     real = open_denoisers(c, "denoising", c.sidd, "train_denoiser.py", device)
     synthetic = open_denoisers(c, "synthetic", c.synthetic, "train_denoiser_synthetic.py", device)
@@ -119,70 +165,166 @@ def main(argv: list[str] | None = None) -> None:
     sets = open_test_sets(c)
     pairs = [s for s in sets if isinstance(s, PairedTestSet)]
     clean = [s for s in sets if not isinstance(s, PairedTestSet)]
-    if not ((pairs and (transfer or real)) or (clean and synthetic)):
+    on_pairs = real or (transfer and "noise" in c.tables)
+    on_clean = synthetic or (transfer and "known" in c.tables)
+    if not ((pairs and on_pairs) or (clean and on_clean)):
         raise UserError(
             f"{c.test_images}: holds nothing for these tables; noise and denoising need real "
-            "pairs, synthetic needs clean images"
+            "pairs, known and synthetic need clean images"
         )
 
     notes = origin(c, device, argv)
-    if transfer and pairs:
-        files = [c.nt / "VUNet.pt", c.nt / "encoder_k.pt"]
-        report(noise_table(transfer, pairs, how), c, files, notes)
+    tables, sections = [], []
+    files = [c.nt / "VUNet.pt", c.nt / "encoder_k.pt"]
+    if transfer and pairs and "noise" in c.tables:
+        tables.append(report(noise_table(transfer, pairs, c, how), c, files, notes))
+        sections = [noise_section(transfer, test_set, c, device) for test_set in pairs]
+    if transfer and clean and "known" in c.tables:
+        tables.append(report(known_table(transfer, clean, c, how), c, files, notes))
     if real and pairs:
-        report(denoising_table(real, pairs, how), c, list(real), notes)
+        tables.append(report(denoising_table(real, pairs, c, how), c, list(real), notes))
     if synthetic and clean:
-        report(synthetic_table(synthetic, clean, c.passes, how), c, list(synthetic), notes)
+        tables.append(report(synthetic_table(synthetic, clean, c, how), c, list(synthetic), notes))
+    if c.report:
+        page = c.out / "report.html"
+        write_html(page, "NoiseTransfer: evaluation", tables, sections, notes)
+        print(f"\n-> {page}")
 
 
 # ----------------------------------------------------------------------------------- the tables
 
 
-def noise_table(transfer: NoiseTransfer, sets: list[PairedTestSet], how: dict) -> Table:
-    title = "Generated against real noise; the reference is the image's own noisy image"
-    table = Table("noise", title, NOISE_COLUMNS)
+def noise_table(transfer: NoiseTransfer, sets: list[PairedTestSet], c: Config, how: dict) -> Table:
+    """The floor, NoiseTransfer by reference, then models that see the same, or the pair itself."""
+    table = Table("noise", "Generated against real noise, means and 95% intervals", NOISE_COLUMNS)
     for test_set in sets:
-        for name, method in (
-            ("NoiseTransfer", transfer),
-            ("white Gaussian, true sigma", white_gaussian),
-        ):
-            table.add(test_set, {"noise": name}, evaluate_transfer(method, test_set, **how))
+        labels = {"noise": "real, another draw", "reference": "(floor)"}
+        table.add(test_set, labels, evaluate_floor(test_set, **how))
+        for reference in c.references:
+            labels = {"noise": "NoiseTransfer", "reference": reference}
+            if reference == "cross" and not has_cross_references(test_set):
+                print(f"{test_set.title}: one kind of noise only, no cross references")
+                continue
+            figures = evaluate_transfer(
+                transfer, test_set, reference=reference, draws=c.draws, **how
+            )
+            table.add(test_set, labels, figures)
+        for name, model in BASELINES.items():
+            labels = {"noise": name, "reference": "(the pair)" if model.oracle else "paired"}
+            table.add(test_set, labels, evaluate_transfer(model, test_set, draws=c.draws, **how))
+    return table
+
+
+def known_table(transfer: NoiseTransfer, sets: list[CleanTestSet], c: Config, how: dict) -> Table:
+    title = (
+        "Generated noise where the reference's is known: its strength over the true one, and AKLD"
+    )
+    table = Table("known", title, KNOWN_COLUMNS)
+    how = how | {"limit": None}
+    for clean in sets:
+        known = KnownNoise(clean, KNOWN_NOISE, min(KNOWN_IMAGES, c.limit or KNOWN_IMAGES))
+        figures = evaluate_transfer(transfer, known, **how)
+        for reference in ("unpaired", "cross"):
+            other = evaluate_transfer(transfer, known, reference=reference, **how)
+            figures[f"akld_{reference}"] = other["akld"]
+        figures["akld_floor"] = evaluate_floor(known, **how)["akld"]
+        flat = np.array([known.is_flat(i) for i in range(len(known))])
+        figures["std_ratio_flat"] = np.where(flat, figures["std_ratio"], np.nan)
+        for k, noise in enumerate(KNOWN_NOISE):
+            its = {name: column[k :: len(KNOWN_NOISE)] for name, column in figures.items()}
+            names = [known.image_name(i) for i in range(k, len(known), len(KNOWN_NOISE))]
+            table.add(known, {"noise": noise}, its, names)
     return table
 
 
 def denoising_table(
-    denoisers: dict[Path, nn.Module], sets: list[PairedTestSet], how: dict
+    denoisers: dict[Path, nn.Module], sets: list[PairedTestSet], c: Config, how: dict
 ) -> Table:
     table = Table("denoising", "Denoising of real noise", DENOISING_COLUMNS)
     for test_set in sets:
-        for file, denoiser in denoisers.items():
-            figures = evaluate_denoiser(denoiser, test_set, **how)
-            table.add(test_set, {"denoiser": label(file)}, figures)
+        add_denoisers(table, denoisers, test_set, {}, c, how)
     return table
 
 
 def synthetic_table(
-    denoisers: dict[Path, nn.Module], sets: list[CleanTestSet], passes: int, how: dict
+    denoisers: dict[Path, nn.Module], sets: list[CleanTestSet], c: Config, how: dict
 ) -> Table:
-    title = f"Denoising of synthetic noise; mean of {passes} passes where its strength is random"
+    title = f"Denoising of synthetic noise; mean of {c.passes} passes where its strength is random"
     table = Table("synthetic", title, SYNTHETIC_COLUMNS)
     rows = [(name, noise, 1) for name, noise in FIXED_NOISE.items()]
-    rows += [(name, noise, passes) for name, noise in RANDOM_NOISE.items()]
+    rows += [(name, noise, c.passes) for name, noise in RANDOM_NOISE.items()]
     for test_set in sets:
-        for name, noise, n in rows:
-            for file, denoiser in denoisers.items():
-                figures = evaluate_denoiser(denoiser, test_set, noise=noise, passes=n, **how)
-                table.add(test_set, {"noise": name, "denoiser": label(file)}, figures)
+        for name, noise, passes in rows:
+            add_denoisers(
+                table, denoisers, test_set, {"noise": name}, c, how, noise=noise, passes=passes
+            )
     return table
 
 
-def label(checkpoint: Path) -> str:
-    return checkpoint.name.removesuffix("_g.pt")
+def add_denoisers(
+    table: Table,
+    denoisers: dict[Path, nn.Module],
+    test_set: CleanTestSet | PairedTestSet,
+    labels: dict[str, str],
+    c: Config,
+    how: dict,
+    **noise: Any,
+) -> None:
+    """Rows of one test set and noise: the input, BM3D if asked for, and every denoiser."""
+    measured = {
+        file: evaluate_denoiser(d, test_set, **noise, **how) for file, d in denoisers.items()
+    }
+    first = next(iter(measured.values()))
+    rows = [("noisy input", "", {"psnr": first["psnr_noisy"], "ssim": first["ssim_noisy"]})]
+    if c.bm3d:
+        rows.append(("BM3D, blind", "", evaluate_denoiser(bm3d, test_set, **noise, **how)))
+    rows += [(*denoiser_titles(file), figures) for file, figures in measured.items()]
+    # PGap: what is lost by training on this noise, against real noise and the same architecture.
+    ceiling = {name: f["psnr"] for name, on, f in rows if on == TRAINED_ON["real"]}
+    for name, trained_on, figures in rows:
+        shown = {"psnr": figures["psnr"], "ssim": figures["ssim"]}
+        shown["pgap"] = pgap(ceiling.get(name, np.nan), figures["psnr"])
+        table.add(test_set, {**labels, "denoiser": name, "trained_on": trained_on}, shown)
 
 
-def report(table: Table, c: Config, checkpoints: list[Path], notes: list[str]) -> None:
-    print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .csv, _images.csv")
+TRAINED_ON = {
+    "": "NoiseTransfer",
+    "gaussian": "white Gaussian, blind",
+    "poisson-gaussian": "Poisson-Gaussian, blind",
+    "real": "real pairs",
+}
+
+
+def denoiser_titles(checkpoint: Path) -> tuple[str, str]:
+    """ridnet_real_g.pt, as train_denoiser.py names it -> (architecture, what it was trained on)."""
+    name, _, noise = checkpoint.name.removesuffix("_g.pt").partition("_")
+    return name, TRAINED_ON.get(noise, noise)
+
+
+def noise_section(
+    transfer: NoiseTransfer, test_set: PairedTestSet, c: Config, device: torch.device
+) -> NoiseSection:
+    """What the report shows of a test set: middles of four images, and all images' embeddings."""
+    count = len(test_set) if c.limit is None else min(c.limit, len(test_set))
+    count = min(count, 256)
+    samples = []
+    for i in np.unique(np.linspace(0, count - 1, 4).round().astype(int)).tolist():
+        clean, real = (middle(x, 256)[None].to(device) for x in test_set[i])
+        generated = {
+            name: model(clean, real, per_image_noise([derived_seed(c.seed, i)]))[0].cpu()
+            for name, model in {"NoiseTransfer": transfer, **BASELINES}.items()
+        }
+        clean, real = clean[0].cpu(), real[0].cpu()
+        samples.append(NoiseSample(test_set.image_name(i), clean, real, real, generated))
+    embeddings = [transfer.embed(test_set[i][1][None].to(device))[0].cpu() for i in range(count)]
+    groups = [test_set.kind(i) or test_set.image_name(i) for i in range(count)]
+    return NoiseSection(test_set.title, samples, torch.stack(embeddings).numpy(), groups)
+
+
+def report(table: Table, c: Config, checkpoints: list[Path], notes: list[str]) -> Table:
+    print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .tex, .csv, _images.csv")
     table.write(c.out, [*(f"{file}: sha256 {sha256(file)}" for file in checkpoints), *notes])
+    return table
 
 
 def origin(c: Config, device: torch.device, argv: list[str] | None) -> list[str]:
@@ -203,27 +345,12 @@ def origin(c: Config, device: torch.device, argv: list[str] | None) -> list[str]
 # ------------------------------------------------------------------------------ what to measure
 
 
-def check(c: Config) -> None:
-    for flag, value, least in (
-        ("--seed", c.seed, 0),
-        ("--limit", c.limit, 1),
-        ("--passes", c.passes, 1),
-        ("--batch-size", c.batch_size, 1),
-        ("--workers", c.workers, 1),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"{flag} {value}: expected {least} or more")
-
-
 def open_generator(c: Config, device: torch.device) -> NoiseTransfer | None:
-    if "noise" not in c.tables:
+    if not {"noise", "known"} & set(c.tables):
         return None
     for file in (c.nt / "VUNet.pt", c.nt / "encoder_k.pt"):
         if not file.is_file():
-            print(
-                f"noise table left out: no {file}; train it with `python train_noiseTransfer.py`, "
-                "or name its folder with --nt"
-            )
+            leave_out(c, "nt", "noise and known tables", file, "train_noiseTransfer.py")
             return None
     return NoiseTransfer.from_checkpoint(c.nt, device)
 
@@ -236,11 +363,22 @@ def open_denoisers(
         return {}
     files = sorted(folder.glob("*_g.pt"))
     if not files:
-        print(
-            f"{table} table left out: no {folder / 'ridnet_g.pt'}; train it with `python {script}`"
-            f", or name its folder with --{'sidd' if table == 'denoising' else 'synthetic'}"
-        )
+        flag = "sidd" if table == "denoising" else "synthetic"
+        leave_out(c, flag, f"{table} table", folder / "ridnet_g.pt", script)
     return {file: denoiser_from_checkpoint(file, device) for file in files}
+
+
+def leave_out(c: Config, flag: str, tables: str, file: Path, script: str) -> None:
+    """Say what is left out for want of a file; UserError if its folder was asked for by name."""
+    if getattr(c, flag) != getattr(Config(), flag):
+        raise UserError(
+            f"--{flag} {getattr(c, flag)}: no {file}; train it with `python {script}`, or leave "
+            f"out the {tables} with --tables"
+        )
+    print(
+        f"{tables} left out: no {file}; train it with `python {script}`, or name its folder with "
+        f"--{flag}"
+    )
 
 
 def open_test_sets(c: Config) -> list[CleanTestSet | PairedTestSet]:

@@ -5,12 +5,15 @@ up; the result has the same shape and is *not* clipped. Each predicts a residual
 its input (DnCNN: the noise, subtracted), so a network whose last layer is zero is the identity.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.baselines import blind_sigma
 from utils.errors import UserError
 
 
@@ -201,3 +204,24 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
         return x
     mode = "reflect" if pad_h < h and pad_w < w else "replicate"
     return F.pad(x, (0, pad_w, 0, pad_h), mode=mode)
+
+
+def require_bm3d() -> Callable:
+    """The package's function for colour images; UserError where it is not installed."""
+    try:
+        from bm3d import bm3d_rgb
+    except ImportError as error:
+        raise UserError("BM3D: the package bm3d is missing; pip install bm3d") from error
+    return bm3d_rgb
+
+
+def bm3d(noisy: Tensor) -> Tensor:
+    """BM3D (Dabov et al. 2007, DOI 10.1109/TIP.2007.901238) of (B, 3, H, W) in [0, 1].
+
+    By its authors' package, free for research alone and hence no requirement. It expects white
+    noise of one strength, and is told `blind_sigma`.
+    """
+    bm3d_rgb = require_bm3d()
+    images = noisy.double().permute(0, 2, 3, 1).cpu().numpy()
+    denoised = [bm3d_rgb(image, blind_sigma(image)) for image in images]
+    return torch.from_numpy(np.stack(denoised)).permute(0, 3, 1, 2).to(noisy)

@@ -1,4 +1,7 @@
-"""Figures against scikit-image and theory; independence of batch size, order, limit and workers."""
+"""Figures against scikit-image and theory; independence of batch size, order, limit and workers.
+
+References by protocol, several draws and the floor: test_evaluation_protocols.py.
+"""
 
 import math
 
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from data.noise import NoiseModelDistribution
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
+from models.baselines import white_gaussian_oracle
 from utils.errors import UserError
 from utils.evaluation import (
     denoiser_from_checkpoint,
@@ -18,7 +22,6 @@ from utils.evaluation import (
     evaluation_mode,
     mean_over_images,
     per_image_noise,
-    white_gaussian,
 )
 
 SIGMA_25 = NoiseModelDistribution((1, 0, 0), sigma=(25, 25), chi=(30, 30))
@@ -55,6 +58,12 @@ class Images:
     def image_name(self, i: int) -> str:
         return f"image{i}"
 
+    def kind(self, i: int) -> str | None:
+        return None
+
+    def second_shot(self, i: int) -> int | None:
+        return None
+
 
 def identity(noisy: Tensor) -> Tensor:
     return noisy
@@ -66,16 +75,20 @@ def tiny_transfer() -> NoiseTransfer:
 
 
 def assert_equal_figures(a: dict, b: dict, atol: float = 0.0) -> None:
+    """Within `atol`; of histograms, a pixel that rounding takes to the next bin counts more: about
+    1 / (3 H W), 4e-4 here."""
     assert a.keys() == b.keys()
     for name in a:
-        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=atol, err_msg=name)
+        one_pixel = 1e-3 if atol and name in ("ks", "kld", "kld_tails") else 0
+        close = dict(rtol=0, atol=max(atol, one_pixel), err_msg=name)
+        np.testing.assert_allclose(a[name], b[name], **close)
 
 
 def test_the_real_noise_itself_is_at_distance_zero():
     figures = evaluate_transfer(lambda clean, reference, noise: reference, Images(), progress=False)
     assert all(len(column) == len(SIZES) for column in figures.values())
-    np.testing.assert_array_equal(figures["akld"], 0)
-    np.testing.assert_array_equal(figures["ks"], 0)
+    for distance in ("akld", "ks", "kld", "kld_tails", "acf", "nlf"):
+        np.testing.assert_array_equal(figures[distance], 0)
     np.testing.assert_allclose(figures["std_ratio"], 1, rtol=1e-6)
     np.testing.assert_array_equal(figures["corr_generated"], figures["corr_real"])
 
@@ -87,6 +100,8 @@ def test_doubled_noise_has_the_akld_of_its_variance_ratio():
     )
     np.testing.assert_allclose(figures["akld"], (3 - math.log(4)) / 2, rtol=1e-3)
     np.testing.assert_allclose(figures["std_ratio"], 2, rtol=1e-5)
+    np.testing.assert_allclose(figures["nlf"], math.log(2), rtol=1e-4)
+    np.testing.assert_allclose(figures["acf"], 0, atol=1e-5)  # strength does not matter to it
 
 
 def test_the_reference_is_the_images_own_noisy_image():
@@ -106,7 +121,7 @@ def test_the_reference_is_the_images_own_noisy_image():
 
 @pytest.mark.parametrize("method", ["generator", "white"])
 def test_transfer_figures_depend_on_seed_and_image_alone(method: str, device: torch.device):
-    transfer = tiny_transfer().to(device) if method == "generator" else white_gaussian
+    transfer = tiny_transfer().to(device) if method == "generator" else white_gaussian_oracle
     how = dict(device=device, progress=False)
     figures = evaluate_transfer(transfer, Images(), batch_size=8, **how)
     assert_equal_figures(figures, evaluate_transfer(transfer, Images(), batch_size=8, **how))
@@ -263,18 +278,6 @@ def test_test_noise_is_not_quantised():
     evaluate_denoiser(lambda x: seen.append(x) or x, images, noise=SIGMA_25, progress=False)
     steps = seen[0] * 255
     assert ((steps - steps.round()).abs() > 0.01).float().mean() > 0.9
-
-
-def test_white_gaussian_has_the_pairs_own_strength():
-    """Ratio 1 within 5 standard errors: of each deviation 1 / sqrt(2n), of their ratio 1 / sqrt(n).
-
-    Neighbour correlations of white noise have a standard error of about 1 / sqrt(2n).
-    """
-    images = Images(sizes=[(64, 64)])
-    n = 3 * 64 * 64
-    figures = evaluate_transfer(white_gaussian, images, progress=False)
-    assert figures["std_ratio"][0] == pytest.approx(1, abs=5 / math.sqrt(n))
-    assert figures["corr_generated"][0] == pytest.approx(0, abs=5 / math.sqrt(2 * n))
 
 
 def test_noise_maps_belong_to_their_image(device: torch.device):

@@ -1,7 +1,11 @@
-"""supp_tbl.py end to end on tiny random networks and images; what it says of things missing."""
+"""supp_tbl.py end to end on tiny random networks and images; what it says of things missing.
 
-import csv
+Tables as such, and what is in their files: test_tables.py.
+"""
+
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +13,36 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
+import models.encoder
+import models.generator
 import supp_tbl
 from models import NoiseEncoder, NoiseGenerator, build_denoiser
+from models.baselines import BASELINES
+from tests.test_tables import read_csv
 from utils.checkpoint import sha256
 from utils.errors import UserError
 from utils.images import integer_to_float, read_image, write_image
-from utils.tables import Column, as_markdown, as_text
+from utils.protocols import KnownNoise
 
-FILES = {f"{t}{end}" for t in ("noise", "denoising", "synthetic") for end in
-         (".txt", ".md", ".csv", "_images.csv")}  # fmt: skip
+TABLES = ("noise", "known", "denoising", "synthetic")
+FILES = {f"{t}{end}" for t in TABLES for end in (".txt", ".md", ".tex", ".csv", "_images.csv")}
+LABELS = {"test_set", "image", "noise", "reference", "denoiser", "trained_on"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick() -> Iterator[None]:
+    """One block a stage and one flat image: nothing here depends on how many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
+        patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
+        patch.setattr(KnownNoise, "FLAT", (0.5,))
+        yield
 
 
 def write_test_images(root: Path) -> Path:
     """real/: three pairs of two sizes; BSDS500: two clean images; returns `root`."""
     rng = np.random.default_rng(0)
-    for i, (h, w) in enumerate([(24, 28), (28, 24), (24, 28)]):
+    for i, (h, w) in enumerate([(24, 36), (36, 24), (24, 36)]):
         clean = rng.integers(60, 190, (1, 1, 3)) + np.arange(w)[:, None] * np.ones((h, 1, 1))
         noisy = clean + 12 * rng.standard_normal(clean.shape)
         for side, image in (("groundtruth", clean), ("input", noisy)):
@@ -57,117 +76,180 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*argv: str) -> None:
-    supp_tbl.main(["--gpu", "cpu", "--passes", "2", *argv])
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    supp_tbl.main(["--gpu", "cpu", "--passes", "2", "--no-report", *argv])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
 
 
+def same_figures(rows: list[dict[str, str]], others: list[dict[str, str]]) -> None:
+    """Other batches round differently, below what is printed; of histograms, a pixel that rounding
+    takes to the next bin counts 1 / (3 * 24 * 36) = 4e-4."""
+    for row, other in zip(rows, others, strict=True):
+        assert [row.get(key) for key in LABELS] == [other.get(key) for key in LABELS]
+        for key in row.keys() - LABELS:
+            atol = 1e-3 if key in ("ks", "kld", "kld_tails") else 2e-5
+            close = pytest.approx(float(other[key]), abs=atol, rel=1e-5, nan_ok=True)
+            assert float(row[key]) == close, key
+
+
 def test_every_table(here: Path, capsys: pytest.CaptureFixture):
-    run()
+    run("--report")
     out = capsys.readouterr().out
-    assert {path.name for path in (here / "supp/tbl").iterdir()} == FILES
+    assert {path.name for path in (here / "supp/tbl").iterdir()} == FILES | {"report.html"}
 
     noise = read_csv(here / "supp/tbl/noise.csv")
-    assert [(r["test_set"], r["images"], r["noise"]) for r in noise] == [
-        ("real", "3", "NoiseTransfer"),
-        ("real", "3", "white Gaussian, true sigma"),
-    ]
+    assert {(r["test_set"], r["images"]) for r in noise} == {("real", "3")}
+    labels = [(r["noise"], r["reference"]) for r in noise]
+    protocols = [("NoiseTransfer", p) for p in ("paired", "unpaired", "cross")]
+    assert labels[:4] == [("real, another draw", "(floor)"), *protocols]
+    oracles = {"white Gaussian, true sigma", "Poisson-Gaussian, fitted to the pair"}
+    assert labels[4:] == [(b, "(the pair)" if b in oracles else "paired") for b in BASELINES]
+    paired, white = noise[1], noise[-2]
     # White noise lies closer to (nearly) white noise than what a random network makes.
-    assert float(noise[1]["akld"]) < float(noise[0]["akld"])
-    assert f"{float(noise[1]['akld']):.4f}" in out
+    assert float(white["akld"]) < float(paired["akld"])
+    assert float(white["std_ratio"]) == pytest.approx(1, abs=0.1)
+    cells = [f"{float(white[key]):.3f}" for key in ("akld", "akld_low", "akld_high")]
+    assert f"{cells[0]} [{cells[1]}, {cells[2]}]" in out
 
-    denoising = read_csv(here / "supp/tbl/denoising.csv")
-    assert [(r["test_set"], r["denoiser"]) for r in denoising] == [
-        ("real", "ridnet"),
-        ("real", "unet"),
-    ]
     synthetic = read_csv(here / "supp/tbl/synthetic.csv")
-    assert len(synthetic) == 6
-    assert {(r["test_set"], r["images"], r["denoiser"]) for r in synthetic} == {
-        ("BSDS500", "2", "dncnn")
-    }
-    assert len({r["psnr_noisy"] for r in synthetic}) == 6  # six different settings
+    titles = [("noisy input", ""), ("dncnn", "NoiseTransfer")]
+    assert [(r["denoiser"], r["trained_on"]) for r in synthetic] == 6 * titles
+    assert {(r["test_set"], r["images"]) for r in synthetic} == {("BSDS500", "2")}
+    assert len({r["psnr"] for r in synthetic[::2]}) == 6  # six different settings
+
+    page = (here / "supp/tbl/report.html").read_text()
+    for text in ("Generated against real noise", "reference&#x27;s is known", "Denoising of real"):
+        assert text in page
+    assert sha256("ckpts/synthetic/dncnn_g.pt") in (here / "supp/tbl/synthetic.txt").read_text()
 
     report = (here / "supp/tbl/noise.md").read_text()
-    for fact in (
-        sha256("ckpts/NT/VUNet.pt"),
-        sha256("ckpts/NT/encoder_k.pt"),
-        "seed 0",
-        "all images",
-        "CPU",
-        f"torch {torch.__version__.partition('+')[0]}",
-        "piq ",
-        "python 3.",
-        "commit: ",
-        "command: python supp_tbl.py --gpu cpu --passes 2",
-    ):
+    facts = [sha256(f"ckpts/NT/{name}.pt") for name in ("VUNet", "encoder_k")]
+    facts += ["seed 0", "all images", "CPU", "piq ", "python 3.", "commit: "]
+    facts += [f"torch {torch.__version__.partition('+')[0]}"]
+    for fact in (*facts, "command: python supp_tbl.py --gpu cpu --passes 2 --no-report --report"):
         assert fact in report
-    assert sha256("ckpts/synthetic/dncnn_g.pt") in (here / "supp/tbl/synthetic.txt").read_text()
+
+
+def test_known_noise(here: Path):
+    """Rows by the reference's noise; figures from its images, one flat and two of BSDS500."""
+    run("--tables", "known")
+    rows = read_csv(here / "supp/tbl/known.csv")
+    images = read_csv(here / "supp/tbl/known_images.csv")
+    assert [r["noise"] for r in rows] == list(supp_tbl.KNOWN_NOISE)
+    assert {(r["test_set"], r["images"]) for r in rows} == {("BSDS500", "3")}
+    for row in rows:
+        own = [r for r in images if r["noise"] == row["noise"]]
+        assert [r["image"] for r in own] == ["flat_0.5", "test/1", "train/0"]
+        assert row["std_ratio_flat"] == own[0]["std_ratio"] == own[0]["std_ratio_flat"]
+        assert [r["std_ratio_flat"] for r in own[1:]] == ["nan", "nan"]
+        for key in ("std_ratio", "akld", "akld_unpaired", "akld_cross", "akld_floor"):
+            mean = np.mean([float(r[key]) for r in own])
+            assert float(row[key]) == pytest.approx(mean, rel=1e-5)
+        assert len({own[0][f"akld{end}"] for end in ("", "_unpaired", "_cross", "_floor")}) == 4
 
 
 def test_rows_are_means_over_images_and_those_are_right(here: Path):
     run("--tables", "denoising")
     rows = read_csv(here / "supp/tbl/denoising.csv")
     images = read_csv(here / "supp/tbl/denoising_images.csv")
-    assert len(images) == 6  # three images, two denoisers
+    assert [r["denoiser"] for r in rows] == ["noisy input", "ridnet", "unet"]
+    assert len(images) == 9  # three images, the input and two denoisers
     for row in rows:
         own = [r for r in images if r["denoiser"] == row["denoiser"]]
-        for measure in ("psnr", "ssim", "psnr_noisy", "ssim_noisy"):
+        for measure in ("psnr", "ssim"):
             mean = np.mean([float(r[measure]) for r in own])
             assert float(row[measure]) == pytest.approx(mean, rel=1e-5)
-    for r in images:
-        name = Path(r["image"]).name
-        clean, noisy = (
-            read_image(here / "test_images/real" / side / f"{name}.png") / 255
-            for side in ("groundtruth", "input")
-        )
-        psnr = peak_signal_noise_ratio(clean, noisy, data_range=1)
-        assert float(r["psnr_noisy"]) == pytest.approx(psnr, abs=1e-3)
     network = build_denoiser("unet", 4)
     network.load_state_dict(torch.load("ckpts/sidd/unet_g.pt", weights_only=True))
-    with torch.no_grad():
-        noisy = integer_to_float(read_image(Path("test_images/real/input/0.png")))
-        denoised = network(noisy[None])[0].clamp(0, 1)
-    clean = integer_to_float(read_image(Path("test_images/real/groundtruth/0.png")))
-    psnr = peak_signal_noise_ratio(clean.numpy(), denoised.numpy(), data_range=1)
-    (r,) = [r for r in images if r["denoiser"] == "unet" and r["image"].endswith("0")]
-    assert float(r["psnr"]) == pytest.approx(psnr, abs=1e-3)
+    for i in range(3):
+        clean, noisy = (
+            integer_to_float(read_image(here / "test_images/real" / side / f"{i}.png"))
+            for side in ("groundtruth", "input")
+        )
+        with torch.no_grad():
+            denoised = network(noisy[None])[0].clamp(0, 1)
+        for title, image in (("noisy input", noisy), ("unet", denoised)):
+            psnr = peak_signal_noise_ratio(clean.numpy(), image.numpy(), data_range=1)
+            (r,) = [r for r in images if r["denoiser"] == title and r["image"] == str(i)]
+            assert float(r["psnr"]) == pytest.approx(psnr, abs=1e-3)
+
+
+def test_denoisers_by_what_they_were_trained_on(here: Path):
+    """PGap: below the PSNR of the one trained on real pairs, of the same architecture."""
+    for noise in ("real", "gaussian", "poisson-gaussian"):
+        torch.save(build_denoiser("ridnet", 4).state_dict(), f"ckpts/sidd/ridnet_{noise}_g.pt")
+    run("--tables", "denoising")
+    rows = read_csv(here / "supp/tbl/denoising.csv")
+    by_title = {(r["denoiser"], r["trained_on"]): r for r in rows}
+    noises = ("NoiseTransfer", "real pairs", "white Gaussian, blind", "Poisson-Gaussian, blind")
+    ridnets = {("ridnet", noise) for noise in noises}
+    assert by_title.keys() == {("noisy input", ""), ("unet", "NoiseTransfer")} | ridnets
+    real = float(by_title["ridnet", "real pairs"]["psnr"])
+    for (architecture, _), row in by_title.items():
+        gap = real - float(row["psnr"]) if architecture == "ridnet" else np.nan
+        assert float(row["pgap"]) == pytest.approx(gap, abs=1e-4, nan_ok=True)
+    assert by_title["ridnet", "real pairs"]["pgap"] == "0"
+    assert by_title["ridnet", "NoiseTransfer"]["pgap"] != "0"
+
+
+def test_bm3d_is_a_row_where_it_is_asked_for(here: Path, monkeypatch: pytest.MonkeyPatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(supp_tbl, "bm3d", lambda noisy: noisy)
+        run("--tables", "denoising", "synthetic", "--bm3d")
+    for table in ("denoising", "synthetic"):
+        rows = read_csv(here / f"supp/tbl/{table}.csv")
+        psnr = {
+            name: [r["psnr"] for r in rows if r["denoiser"] == name]
+            for name in ("BM3D, blind", "noisy input")
+        }
+        assert psnr["BM3D, blind"] == psnr["noisy input"]  # the stand-in is the identity
+        assert len(psnr["BM3D, blind"]) == {"denoising": 1, "synthetic": 6}[table]
+    monkeypatch.setitem(sys.modules, "bm3d", None)
+    with pytest.raises(UserError, match="the package bm3d is missing; pip install bm3d"):
+        run("--tables", "denoising", "--bm3d")
+
+
+def test_references_and_draws(here: Path):
+    how = ("--tables", "noise", "--limit", "2")
+    run(*how, "--references", "cross", "paired", "--out", "one")
+    one = read_csv(here / "one/noise.csv")
+    labels = [(r["noise"], r["reference"]) for r in one]
+    assert labels[1:3] == [("NoiseTransfer", "cross"), ("NoiseTransfer", "paired")]
+    assert len(labels) == 3 + len(BASELINES)
+    run(*how, "--references", "paired", "--draws", "3", "--out", "three")
+    three = read_csv(here / "three/noise.csv")
+    assert [r["reference"] for r in three][:3] == ["(floor)", "paired", "paired"]
+    assert three[0] == one[0]  # the floor is not drawn
+    assert all(a["akld"] != b["akld"] for a, b in zip(three[1:], one[2:], strict=True))
+
+
+def test_one_kind_of_noise_has_no_cross_references(here: Path, capsys: pytest.CaptureFixture):
+    for path in (here / "test_images/real").glob("*/[12].png"):
+        path.unlink()
+    run("--tables", "noise", "--references", "paired", "cross")
+    assert "real: one kind of noise only, no cross references\n" in capsys.readouterr().out
+    found = [r["reference"] for r in read_csv(here / "supp/tbl/noise.csv")]
+    assert found[:3] == ["(floor)", "paired", "paired"]
 
 
 def test_the_same_command_gives_the_same_figures(here: Path):
-    run("--out", "a")
-    run("--out", "b", "--workers", "3")
+    tables = ("--tables", "noise", "denoising", "synthetic")
+    run(*tables, "--out", "a")
+    run(*tables, "--out", "b", "--workers", "3")
     assert contents(here / "a") == contents(here / "b")
-    # Other batches round differently, below what is printed.
-    run("--out", "c", "--batch-size", "1", "--workers", "1")
+    run(*tables, "--out", "c", "--batch-size", "1", "--workers", "1")
     for name in ("noise_images.csv", "denoising_images.csv", "synthetic_images.csv"):
-        for row, other in zip(
-            read_csv(here / "a" / name), read_csv(here / "c" / name), strict=True
-        ):
-            for key in row:
-                if key in ("test_set", "image", "noise", "denoiser"):
-                    assert row[key] == other[key]
-                else:
-                    assert float(row[key]) == pytest.approx(float(other[key]), abs=2e-5, rel=1e-5)
+        same_figures(read_csv(here / "a" / name), read_csv(here / "c" / name))
 
 
 def test_limit_leaves_an_images_figures_alone(here: Path):
     run("--out", "all", "--tables", "noise")
     run("--out", "two", "--tables", "noise", "--limit", "2")
-    every = {(r["image"], r["noise"]): r for r in read_csv(here / "all/noise_images.csv")}
-    two = read_csv(here / "two/noise_images.csv")
-    assert len(two) == 4
-    for row in two:
-        expected = every[row["image"], row["noise"]]
-        for key in ("akld", "ks", "std_ratio"):
-            assert float(row[key]) == pytest.approx(float(expected[key]), abs=2e-5, rel=1e-5)
+    every, two = (read_csv(here / out / "noise_images.csv") for out in ("all", "two"))
+    assert len(two) == 2 * (4 + len(BASELINES))
+    same_figures(two, [r for r in every if r["image"] != "2"])
     assert "at most 2 images" in (here / "two/noise.md").read_text()
 
 
@@ -176,9 +258,7 @@ def test_missing_checkpoints_leave_their_table_out(here: Path, capsys: pytest.Ca
     shutil.rmtree(here / "ckpts/synthetic")
     run()
     out = capsys.readouterr().out
-    assert (
-        "noise table left out: no ckpts/NT/encoder_k.pt; train it with `python train_noise" in out
-    )
+    assert "known tables left out: no ckpts/NT/encoder_k.pt; train it with `python train_n" in out
     assert "synthetic table left out: no ckpts/synthetic/ridnet_g.pt; train it with" in out
     assert {path.stem for path in (here / "supp/tbl").glob("*.md")} == {"denoising"}
 
@@ -200,7 +280,8 @@ def test_damaged_checkpoint_is_named_before_anything_is_measured(here: Path):
 
 
 def test_absent_published_sets_are_named(here: Path, capsys: pytest.CaptureFixture):
-    run("--limit", "1")
+    how = ("--limit", "1", "--tables", "denoising", "synthetic")
+    run(*how)
     out = capsys.readouterr().out
     assert "ValidationNoisyBlocksSrgb.mat" in out
     assert "into test_images/sidd\n" in out
@@ -208,7 +289,7 @@ def test_absent_published_sets_are_named(here: Path, capsys: pytest.CaptureFixtu
     assert "into test_images/siddplus\n" in out
     assert "BSDS500 is not there" not in out
     shutil.rmtree(here / "test_images/BSDS500")
-    run("--limit", "1")
+    run(*how)
     out = capsys.readouterr().out
     assert "BSDS500 is not there" in out
     assert "test_images/BSDS500/data/images" in out
@@ -223,16 +304,23 @@ def test_without_test_images_the_sample_is_measured(
 
     monkeypatch.setattr(supp_tbl, "write_sample", write_sample)
     shutil.rmtree(here / "test_images")
-    run("--limit", "1")
+    run("--limit", "1", "--tables", "noise", "denoising", "synthetic")
     lines = capsys.readouterr().out.splitlines()
     assert "No test images in test_images: measuring the bundled sample, cache/sample" in lines
-    assert {path.name for path in (here / "supp/tbl").iterdir()} == FILES
+    assert {path.stem for path in (here / "supp/tbl").glob("*.md")} == {*TABLES} - {"known"}
 
 
 def test_nothing_fits_the_tables(here: Path):
     shutil.rmtree(here / "test_images/BSDS500")
-    with pytest.raises(UserError, match="test_images: holds nothing for these tables"):
-        run("--tables", "synthetic")
+    for table in ("synthetic", "known"):
+        with pytest.raises(UserError, match="test_images: holds nothing for these tables"):
+            run("--tables", table)
+    write_test_images(here / "test_images")
+    shutil.rmtree(here / "test_images/real")
+    for table in ("noise", "denoising"):
+        with pytest.raises(UserError, match="test_images: holds nothing for these tables"):
+            run("--tables", table)
+    assert not (here / "supp").exists()
 
 
 @pytest.mark.parametrize(
@@ -240,6 +328,7 @@ def test_nothing_fits_the_tables(here: Path):
     [
         (["--gpu", "7"], "--gpu 7"),
         (["--limit", "0"], "--limit 0: expected 1 or more"),
+        (["--draws", "0"], "--draws 0: expected 1 or more"),
         (["--batch-size", "0"], "--batch-size 0"),
         (["--seed", "-1"], "--seed -1: expected 0 or more"),
     ],
@@ -250,29 +339,8 @@ def test_bad_values(argv: list[str], message: str, here: Path, monkeypatch: pyte
         supp_tbl.main(argv)
 
 
-@pytest.mark.parametrize("argv", [["--tabels", "noise"], ["--tables", "nosie"], ["--seed", "x"]])
-def test_unknown_flags_and_values(argv: list[str], here: Path):
+@pytest.mark.parametrize("argv", ["--tabels noise", "--tables nosie", "--references x"])
+def test_unknown_flags_and_values(argv: str, here: Path):
     with pytest.raises(SystemExit) as leave:
-        supp_tbl.main(argv)
+        supp_tbl.main(argv.split())
     assert leave.value.code != 0
-
-
-def test_text_is_aligned_and_markdown_escaped():
-    columns = (Column("name", "name"), Column("value", "value", ".2f"))
-    rows = [{"name": "a|b", "value": 1.0}, {"name": "longer", "value": 12.25}]
-    assert (
-        as_text(columns, rows).splitlines()
-        == [
-            "name    value",
-            "------  -----",
-            "a|b      1.00",
-            "longer  12.25",
-        ]
-        or as_text(columns, rows).splitlines()[-1] == "longer  12.25"
-    )
-    assert as_markdown(columns, rows).splitlines() == [
-        "| name | value |",
-        "| --- | ---: |",
-        "| a\\|b | 1.00 |",
-        "| longer | 12.25 |",
-    ]

@@ -27,7 +27,24 @@ from models.denoisers import build_denoiser
 from models.layers import NoiseSource
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
-from utils.metrics import akld, ks, neighbour_correlation, noise_std_ratio, psnr, ssim
+from utils.metrics import (
+    akld,
+    autocorrelation_distance,
+    kld,
+    ks,
+    neighbour_correlation,
+    noise_level_distance,
+    noise_std_ratio,
+    psnr,
+    ssim,
+)
+from utils.protocols import (
+    OTHER_HALF,
+    Protocol,
+    floor_pair,
+    reference_indices,
+    transfer_between_halves,
+)
 from utils.seeding import derived_seed, randomness
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -53,12 +70,60 @@ BATCH = 8
 # Pixels of a batch by default. On a CPU more cost up to twice the time an image: feature maps leave
 # the cache, and from 32 MB on the C library takes each from the system anew, which zeroes it.
 BATCH_PIXELS = {"cpu": PIXELS, "cuda": BATCH * PIXELS}
-NEEDS_NOISE = {"std_ratio", "corr_generated", "corr_real"}  # NaN for a pair (or channel) without
+# NaN for a pair (or a channel) without noise; the flat ratio for all but flat images.
+NEEDS_NOISE = {"std_ratio", "std_ratio_flat", "corr_generated", "corr_real", "acf", "nlf"}
 WORKERS = min(8, os.cpu_count() or 1)
 
 
 def evaluate_transfer(
     transfer: Transfer,
+    test_set: PairedTestSet,
+    *,
+    reference: Protocol = "paired",
+    draws: int = 1,
+    seed: int = 0,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = WORKERS,
+    progress: bool = True,
+) -> Figures:
+    """Noise generated for each clean image against its real noise: `noise_figures`.
+
+    reference: what the noise is taken from (utils/protocols.py). draws: noisy images an image; its
+    figures are their means. limit: the first so many images; batch_size: in images of 256x256,
+    larger ones go in smaller batches; None takes 8, on a CPU as many as have the pixels of one of
+    256x256.
+    """
+    count = len(test_set) if limit is None else min(limit, len(test_set))
+    references = reference_indices(test_set, count, reference, seed)
+
+    def read(index: int, _pass: int) -> tuple[Tensor, ...]:
+        clean, noisy = test_set[index]
+        other = references[index]
+        return clean, noisy, noisy if other in (index, OTHER_HALF) else test_set[other][1]
+
+    def measure(images: Sequence[Tensor], draws: Sequence[Draw]) -> Measured:
+        clean, noisy, other = images
+        noise = per_image_noise([derived_seed(seed, *(d if d[1] else d[:1])) for d in draws])
+        if references[draws[0][0]] == OTHER_HALF:
+            fake = transfer_between_halves(transfer, clean, noisy, noise)
+        else:
+            fake = transfer(clean, other, noise)
+        return noise_figures(fake.float(), noisy, clean)
+
+    def alike(index: int) -> tuple:
+        """Images of one batch have it in common: the sizes of what is stacked, and the call."""
+        other = references[index]
+        return other == OTHER_HALF, None if other in (index, OTHER_HALF) else test_set.size(other)
+
+    with evaluation_mode(transfer):
+        return _measure_all(
+            test_set, read, measure, draws, limit, batch_size, device, workers, progress, alike
+        )
+
+
+def evaluate_floor(
     test_set: PairedTestSet,
     *,
     seed: int = 0,
@@ -68,33 +133,48 @@ def evaluate_transfer(
     workers: int = WORKERS,
     progress: bool = True,
 ) -> Figures:
-    """Noise generated for each clean image against its real noise; reference: its own noisy image.
+    """Real noise against another draw of it (`floor_pair`): the best that any model can reach.
 
-    One draw an image. Returns akld, ks, std_ratio (generated over real), corr_generated and
-    corr_real (correlation of neighbouring pixels' noise). limit: the first so many images;
-    batch_size: in images of 256x256, larger ones go in smaller batches; None takes 8, on a CPU as
-    many as have the pixels of one of 256x256.
+    Nothing is random; `seed` is taken so that all evaluations are called alike.
     """
 
-    def read(index: int, _pass: int) -> tuple[Tensor, Tensor]:
+    def read(index: int, _pass: int) -> tuple[Tensor, ...]:
         clean, noisy = test_set[index]
-        return clean, noisy
+        other = test_set.second_shot(index)
+        if other is None:
+            return floor_pair(clean, noisy, None)
+        second_clean, second_noisy = test_set[other]
+        return floor_pair(clean, noisy, second_noisy - second_clean)
 
-    def measure(clean: Tensor, noisy: Tensor, draws: Sequence[Draw]) -> Measured:
-        noise = per_image_noise([derived_seed(seed, index) for index, _ in draws])
-        fake = transfer(clean, noisy, noise).float()
-        return {
-            "akld": akld(fake, noisy, clean),
-            "ks": ks(fake, noisy, clean),
-            "std_ratio": noise_std_ratio(fake, noisy, clean),
-            "corr_generated": neighbour_correlation(fake, clean),
-            "corr_real": neighbour_correlation(noisy, clean),
-        }
+    def measure(images: Sequence[Tensor], _draws: Sequence[Draw]) -> Measured:
+        fake, real, clean = images
+        return noise_figures(fake, real, clean)
 
-    with evaluation_mode(transfer):
-        return _measure_all(
-            test_set, read, measure, 1, limit, batch_size, device, workers, progress
-        )
+    def alike(index: int) -> tuple:
+        return (test_set.second_shot(index) is None,)
+
+    return _measure_all(
+        test_set, read, measure, 1, limit, batch_size, device, workers, progress, alike
+    )
+
+
+def noise_figures(fake: Tensor, real: Tensor, clean: Tensor) -> Measured:
+    """Every measure of generated against real noise, (B,) each (utils/metrics.py).
+
+    std_ratio: generated over real; corr_generated, corr_real: of neighbouring pixels; acf and nlf:
+    distances of the autocorrelations and of the noise level functions.
+    """
+    return {
+        "akld": akld(fake, real, clean),
+        "ks": ks(fake, real, clean),
+        "kld": kld(fake, real, clean, bins="unit"),
+        "kld_tails": kld(fake, real, clean, bins="tails"),
+        "std_ratio": noise_std_ratio(fake, real, clean),
+        "corr_generated": neighbour_correlation(fake, clean),
+        "corr_real": neighbour_correlation(real, clean),
+        "acf": autocorrelation_distance(fake, real, clean),
+        "nlf": noise_level_distance(fake, real, clean),
+    }
 
 
 def evaluate_denoiser(
@@ -127,7 +207,8 @@ def evaluate_denoiser(
         rng = randomness(seed, index, pass_)
         return clean, add_noise(clean[None], noise.draw(1, rng.choices), rng.pixels)[0]
 
-    def measure(clean: Tensor, noisy: Tensor, _draws: Sequence[Draw]) -> Measured:
+    def measure(images: Sequence[Tensor], _draws: Sequence[Draw]) -> Measured:
+        clean, noisy = images
         if noisy.device.type == "cpu":  # convolutions, SSIM's too, are up to 1.5 times faster so
             clean = clean.contiguous(memory_format=torch.channels_last)
             noisy = noisy.contiguous(memory_format=torch.channels_last)
@@ -153,17 +234,6 @@ def mean_over_images(figures: Figures) -> dict[str, float]:
             values = values[~np.isnan(values)]
         means[name] = float(values.mean())
     return means
-
-
-def white_gaussian(clean: Tensor, reference: Tensor, noise: NoiseSource) -> Tensor:
-    """A `Transfer` to read the others against: white Gaussian noise of the pair's true sigma.
-
-    It is told what no generator is, the standard deviation of reference - clean over each image.
-    """
-    sigma = (reference - clean).flatten(1).std(dim=1, correction=0)
-    return (clean + sigma[:, None, None, None] * noise(tuple(clean.shape), clean.device)).clamp(
-        0, 1
-    )
 
 
 def per_image_noise(seeds: Sequence[int]) -> NoiseSource:
@@ -227,20 +297,25 @@ def denoiser_from_checkpoint(path: str | Path, device: torch.device | str = "cpu
 
 def _measure_all(
     test_set: CleanTestSet | PairedTestSet,
-    read: Callable[[int, int], tuple[Tensor, Tensor]],
-    measure: Callable[[Tensor, Tensor, Sequence[Draw]], Measured],
+    read: Callable[[int, int], tuple[Tensor, ...]],
+    measure: Callable[[Sequence[Tensor], Sequence[Draw]], Measured],
     passes: int,
     limit: int | None,
     batch_size: int | None,
     device: torch.device | str,
     workers: int,
     progress: bool,
+    alike: Callable[[int], tuple] = lambda index: (),
 ) -> Figures:
+    """Figures of `measure`, called with what `read` gave for a batch of (image, pass).
+
+    A batch has images of one size and of one `alike`.
+    """
     device = torch.device(device)
     count = len(test_set) if limit is None else min(limit, len(test_set))
     most = batch_size or BATCH
     pixels = batch_size * PIXELS if batch_size else BATCH_PIXELS.get(device.type, PIXELS)
-    batches = _batches(test_set, count, passes, most, pixels)
+    batches = _batches(test_set, count, passes, most, pixels, alike)
 
     def load(draws: list[Draw]) -> list[Tensor]:
         sides = zip(*(read(index, pass_) for index, pass_ in draws), strict=True)
@@ -253,8 +328,8 @@ def _measure_all(
     bar = tqdm(total=count * passes, desc=test_set.name, unit="img", leave=False, disable=hidden)
     with bar, full_float32(device), torch.inference_mode():
         for draws, images in zip(batches, _prefetch(load, batches, workers), strict=True):
-            clean, noisy = (x.to(device, non_blocking=True) for x in images)
-            measured.append(measure(clean, noisy, draws))
+            images = [x.to(device, non_blocking=True) for x in images]
+            measured.append(measure(images, draws))
             bar.update(len(draws))
 
     # Fetched once, at the end: reading a figure makes the CPU wait for all that is queued.
@@ -268,10 +343,15 @@ def _measure_all(
 
 
 def _batches(
-    test_set: CleanTestSet | PairedTestSet, count: int, passes: int, most: int, pixels: int
+    test_set: CleanTestSet | PairedTestSet,
+    count: int,
+    passes: int,
+    most: int,
+    pixels: int,
+    alike: Callable[[int], tuple],
 ) -> list[list[Draw]]:
     """Every image and pass to measure, in batches of one size, no larger than both limits."""
-    by_size: dict[tuple[int, int], list[Draw]] = {}
+    by_size: dict[tuple, list[Draw]] = {}
     for index in range(count):
         height, width = test_set.size(index)
         if min(height, width) < MIN_SIDE:
@@ -279,9 +359,10 @@ def _batches(
                 f"{test_set.name}: {test_set.image_name(index)} is {width}x{height}, expected at "
                 f"least {MIN_SIDE} pixels a side; remove it from the test set"
             )
-        by_size.setdefault((height, width), []).extend((index, p) for p in range(passes))
+        group = by_size.setdefault((height, width, *alike(index)), [])
+        group.extend((index, p) for p in range(passes))
     batches = []
-    for (height, width), draws in by_size.items():
+    for (height, width, *_), draws in by_size.items():
         n = max(1, min(most, pixels // (height * width)))
         batches += [draws[i : i + n] for i in range(0, len(draws), n)]
     return batches

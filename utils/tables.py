@@ -1,9 +1,12 @@
-"""Tables of measured figures, as aligned text, Markdown and CSV."""
+"""Tables of measured figures, as aligned text, Markdown, LaTeX and CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
+from scipy.stats import bootstrap
 
 from data.folders import CleanTestSet
 from utils.errors import UserError
@@ -14,14 +17,24 @@ Row = Mapping[str, str | int | float]
 
 @dataclass(frozen=True)
 class Column:
-    """key: of the row's value, and in CSV files; spec: the format of its numbers, "" for text."""
+    """key: of the row's value, and in CSV files; spec: the format of its numbers, "" for text.
+
+    interval: show the 95% interval of the mean beside it.
+    """
 
     key: str
     title: str
     spec: str = ""
+    interval: bool = False
 
     def cell(self, row: Row) -> str:
-        return format(row[self.key], self.spec)
+        if not self.interval:
+            return self._text(row[self.key])
+        low, high = (self._text(row[f"{self.key}_{end}"]) for end in ("low", "high"))
+        return f"{self._text(row[self.key])} [{low}, {high}]"
+
+    def _text(self, value: str | int | float) -> str:
+        return "-" if value != value else format(value, self.spec)  # NaN: there is no such figure
 
 
 @dataclass
@@ -37,20 +50,34 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     images: list[Row] = field(default_factory=list)
 
-    def add(self, test_set: CleanTestSet, labels: Mapping[str, str], figures: Figures) -> None:
+    def add(
+        self,
+        test_set: CleanTestSet,
+        labels: Mapping[str, str],
+        figures: Figures,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        """A row, of figures an image; names: of those images, by default the set's first ones."""
         count = len(next(iter(figures.values())))
+        names = names or [test_set.image_name(i) for i in range(count)]
         labels = {"test_set": test_set.title, **labels}
-        self.rows.append({**labels, "images": count, **mean_over_images(figures)})
-        for i in range(count):
-            values = {name: float(column[i]) for name, column in figures.items()}
-            self.images.append({**labels, "image": test_set.image_name(i), **values})
+        intervals = {}
+        for column in self.columns:
+            if column.interval:
+                low, high = mean_interval(figures[column.key])
+                intervals |= {f"{column.key}_low": low, f"{column.key}_high": high}
+        self.rows.append({**labels, "images": count, **mean_over_images(figures), **intervals})
+        for i, name in enumerate(names):
+            values = {key: float(column[i]) for key, column in figures.items()}
+            self.images.append({**labels, "image": name, **values})
 
     def text(self) -> str:
         return f"{self.title}\n\n{as_text(self.columns, self.rows)}\n"
 
     def write(self, folder: Path, notes: Sequence[str]) -> None:
-        """<name>.txt and .md with `notes` below, <name>.csv, and <name>_images.csv."""
+        """<name>.txt, .md and .tex with `notes` below, <name>.csv, and <name>_images.csv."""
         markdown = f"# {self.title}\n\n{as_markdown(self.columns, self.rows)}\n\n"
+        columns = [one for column in self.columns for one in csv_columns(column)]
         per_image = [Column("image", "image") if c.key == "images" else c for c in self.columns]
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +87,32 @@ class Table:
             (folder / f"{self.name}.md").write_text(
                 markdown + "".join(f"- {note}\n" for note in notes), encoding="utf-8"
             )
-            write_csv(folder / f"{self.name}.csv", self.columns, self.rows)
+            (folder / f"{self.name}.tex").write_text(as_latex(self, notes), encoding="utf-8")
+            write_csv(folder / f"{self.name}.csv", columns, self.rows)
             write_csv(folder / f"{self.name}_images.csv", per_image, self.images)
         except OSError as error:
             raise UserError(
                 f"{folder}: tables cannot be written there ({error.strerror}); name another folder"
             ) from error
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """95% interval of the mean over images, (N,): percentile bootstrap, 9999 resamples, seed 0.
+
+    Images that have no such figure (NaN) are left out; (NaN, NaN) for less than two that do.
+    """
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def csv_columns(column: Column) -> list[Column]:
+    ends = ("low", "high") if column.interval else ()
+    return [column, *(Column(f"{column.key}_{end}", "", column.spec) for end in ends)]
 
 
 def as_text(columns: Sequence[Column], rows: Sequence[Row]) -> str:
@@ -86,6 +133,37 @@ def as_markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     lines = [[c.title for c in columns], ["---:" if c.spec else "---" for c in columns]]
     lines += [[c.cell(row).replace("|", "\\|") for c in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_latex(table: Table, notes: Sequence[str]) -> str:
+    """A booktabs table, ready to be \\input; `notes` as comments above it."""
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(cells) + r" \\"
+
+    columns = table.columns
+    return "\n".join(
+        [
+            *(f"% {note}" for note in notes),
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{latex_escaped(table.title)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if c.spec else 'l' for c in columns)}}}",
+            r"\toprule",
+            line([latex_escaped(c.title) for c in columns]),
+            r"\midrule",
+            *(line([latex_escaped(c.cell(row)) for c in columns]) for row in table.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def latex_escaped(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(special.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
 def write_csv(path: Path, columns: Sequence[Column], rows: Sequence[Row]) -> None:
