@@ -5,9 +5,10 @@
     python train_denoiser.py --debug                          # a minute, exercises everything
 
 Input: NoiseTransfer's noise on a clean patch; its reference is another noisy image of the same
-kind (same ISO), never the patch's own. Target: the clean patch. The same command resumes an
-interrupted run. The run folder ends up with <denoiser>_g.pt (for `--sidd FOLDER` of supp_tbl.py and
-`--checkpoint` of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
+kind (same ISO), never the patch's own. Target: the clean patch. `--noise` takes another model of
+the noise, or the real noisy patches, for comparison. The same command resumes an interrupted run.
+The run folder ends up with <denoiser>_g.pt, or <denoiser>_<noise>_g.pt (for `--sidd FOLDER` of
+supp_tbl.py and `--checkpoint` of denoise.py), checkpoints, config.json, stats.jsonl, tensorboard/.
 """
 
 import copy
@@ -26,13 +27,14 @@ from data.items import RealItems
 from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
 from models import NoiseTransfer, build_denoiser
+from models.baselines import BASELINES
 from models.generator import normal_noise
 from models.layers import NoiseSource
 from models.noise_transfer import MIN_REFERENCE
-from utils.config import parse, print_config
+from utils.config import check_training, parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
-from utils.evaluation import evaluate_denoiser, evaluation_mode, mean_over_images
+from utils.evaluation import Transfer, evaluate_denoiser, evaluation_mode, mean_over_images
 from utils.precision import Precision, autocast, set_float32_precision
 from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog
@@ -66,6 +68,9 @@ class DenoiserConfig:
     seed: int = 0
     nt: Path = Path("ckpts/NT")
     """Noise generator: folder of VUNet.pt and encoder_k.pt."""
+    noise: Literal["noisetransfer", "gaussian", "poisson-gaussian", "real"] = "noisetransfer"
+    """Noise of the input: generated; white Gaussian or Poisson-Gaussian noise fitted to the
+    reference alone; or the patch's own noise (the ceiling: needs pairs)."""
 
     # Data
     train_images: Path = Path("train_images")
@@ -160,10 +165,24 @@ class State(TrainingState):
         return self.denoiser_ema if self.averaged else self.denoiser
 
 
+def open_transfer(c: DenoiserConfig, device: torch.device) -> Transfer:
+    """What puts the reference's noise on clean patches, as --noise says."""
+    if c.noise == "noisetransfer":
+        return NoiseTransfer.from_checkpoint(c.nt, device)
+    if c.noise == "real":  # the reference is the patch's own noisy one
+        return lambda clean, reference, noise: reference
+    title = {"gaussian": "white Gaussian, blind", "poisson-gaussian": "Poisson-Gaussian, blind"}
+    return BASELINES[title[c.noise]]
+
+
+def weights_file(c: DenoiserConfig) -> str:
+    return f"{c.denoiser}_g.pt" if c.noise == "noisetransfer" else f"{c.denoiser}_{c.noise}_g.pt"
+
+
 def train_step(
     s: State,
     c: DenoiserConfig,
-    transfer: NoiseTransfer,
+    transfer: Transfer,
     clean: Tensor,
     reference: Tensor,
     noise: NoiseSource,
@@ -174,7 +193,7 @@ def train_step(
     mean, n = GradientMean(c.grad_accum), len(clean) // c.grad_accum
     for part, its_reference in zip(clean.split(n), reference.split(n), strict=True):
         with autocast(c.precision, clean.device):
-            noisy = transfer.transfer(part, its_reference, noise)  # clipped, no gradient
+            noisy = transfer(part, its_reference, noise)  # clipped, no gradient
             denoised = s.denoiser(noisy[inner])
         loss = F.l1_loss(denoised.float(), part[inner])
         grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
@@ -231,7 +250,7 @@ def train(c: Config, device: torch.device) -> None:
     """The whole run; with several devices one of its processes (see utils/distributed.py)."""
     set_float32_precision(c.precision)
     batch_size = local_batch(c.batch, c.grad_accum)
-    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    transfer = open_transfer(c, device)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
     sample = c.cache / "sample" if c.debug else None
@@ -239,12 +258,13 @@ def train(c: Config, device: torch.device) -> None:
 
     s = State(c, device)
     means, total = Means(device), c.epochs * c.steps_per_epoch
-    weights = f"{c.denoiser}_g.pt"
+    weights = weights_file(c)
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
         batch = items.triplets(batch_size, rng)
-        return batch.clean, batch.noisy2, rng  # unpaired: another place, of the same noise kind
+        # Unpaired: another place, with noise of the same kind.
+        return batch.clean, batch.noisy1 if c.noise == "real" else batch.noisy2, rng
 
     with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
         log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
@@ -265,7 +285,7 @@ def train(c: Config, device: torch.device) -> None:
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
                 run.save()
                 save_weights(s.result, c.run_dir / weights)
-                noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
+                noisy = transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
                 show(log, s, clean[:4], noisy)
                 psnr_of_sets = [validate(s, c, test_set, log) for test_set in sets]
                 if sets and run.save_if_best(sum(psnr_of_sets) / len(sets)):
@@ -285,9 +305,10 @@ def main(argv: list[str] | None = None) -> None:
     if c.dry_run:
         print_config(c)
         return
+    check_training(c)
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
-    require(c.batch >= 1 and c.border >= 0, f"--batch {c.batch} --border {c.border}: from 1, 0")
+    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
     launch(train, c, c.gpu)
 
 

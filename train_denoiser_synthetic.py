@@ -7,8 +7,9 @@
 Update, presets and common settings are train_denoiser.py's. Input:
 NoiseTransfer's noise on a clean patch; its reference is the same patch under Gaussian or
 Poisson noise, or both. Target: the clean patch. The same command resumes an interrupted run. The
-run folder ends up with <denoiser>_g.pt (for `--synthetic FOLDER` of supp_tbl.py and `--checkpoint`
-of denoise.py), checkpoint.pt, config.json, stats.jsonl and tensorboard/.
+run folder ends up with <denoiser>_g.pt, or <denoiser>_<noise>_g.pt with another `--noise` (for
+`--synthetic FOLDER` of supp_tbl.py and `--checkpoint` of denoise.py), checkpoints, config.json,
+stats.jsonl and tensorboard/.
 """
 
 import dataclasses
@@ -24,12 +25,20 @@ from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
 from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
-from models import NoiseTransfer
 from models.generator import normal_noise
 from models.noise_transfer import MIN_REFERENCE
 from train_denoiser import DEBUG as REAL_DEBUG
-from train_denoiser import PRESETS, DenoiserConfig, State, learning_rate, show, train_step
-from utils.config import parse, print_config
+from train_denoiser import (
+    PRESETS,
+    DenoiserConfig,
+    State,
+    learning_rate,
+    open_transfer,
+    show,
+    train_step,
+    weights_file,
+)
+from utils.config import check_training, parse, print_config
 from utils.distributed import is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_denoiser, mean_over_images
@@ -91,7 +100,7 @@ def train(c: Config, device: torch.device) -> None:
     """The whole run; with several devices one of its processes (see utils/distributed.py)."""
     set_float32_precision(c.precision)
     batch_size = local_batch(c.batch, c.grad_accum)
-    transfer = NoiseTransfer.from_checkpoint(c.nt, device)
+    transfer = open_transfer(c, device)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
     sample = c.cache / "sample" if c.debug else None
@@ -99,7 +108,7 @@ def train(c: Config, device: torch.device) -> None:
 
     s = State(c, device)
     means, total = Means(device), c.epochs * c.steps_per_epoch
-    weights = f"{c.denoiser}_g.pt"
+    weights = weights_file(c)
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
@@ -126,7 +135,7 @@ def train(c: Config, device: torch.device) -> None:
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
                 run.save()
                 save_weights(s.result, c.run_dir / weights)
-                noisy = transfer.transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
+                noisy = transfer(clean[:4], reference[:4], normal_noise(rng.pixels))
                 show(log, s, clean[:4], noisy)
                 psnr_of_sets = [validate(s, c, test_set, log) for test_set in sets]
                 if sets and run.save_if_best(sum(psnr_of_sets) / len(sets)):
@@ -146,9 +155,10 @@ def main(argv: list[str] | None = None) -> None:
     if c.dry_run:
         print_config(c)
         return
+    check_training(c)
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
-    require(c.batch >= 1 and c.border >= 0, f"--batch {c.batch} --border {c.border}: from 1, 0")
+    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
     launch(train, c, c.gpu)
 
 

@@ -25,7 +25,7 @@ from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
 from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos, open_real_items
 from models.encoder import NoiseEncoder
-from models.generator import NoiseGenerator, normal_noise
+from models.generator import NoiseGenerator, no_noise, normal_noise
 from models.layers import (
     NoiseSource,
     compile_blocks,
@@ -39,7 +39,7 @@ from models.losses import (
     feature_matching_loss,
 )
 from models.noise_transfer import KeyQueue, NoiseTransfer, momentum_update
-from utils.config import parse, print_config
+from utils.config import check_training, parse, print_config
 from utils.distributed import (
     average_gradients,
     gather_rows,
@@ -48,7 +48,7 @@ from utils.distributed import (
     local_batch,
 )
 from utils.errors import exit_on_user_error, require
-from utils.evaluation import evaluate_transfer, mean_over_images
+from utils.evaluation import Transfer, evaluate_transfer, mean_over_images
 from utils.metrics import akld, ks
 from utils.precision import Precision, autocast, forward_dtype, set_float32_precision
 from utils.resume import TrainingRun, saved_settings
@@ -72,6 +72,8 @@ class Config:
 
     preset: Literal["paper", "lite"] = "paper"
     """Set of defaults; explicit flags win."""
+    ablation: str = "none"
+    """A row of ABLATIONS, such as no-contrastive, on top of the preset."""
     debug: bool = False
     """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
     gpu: str = "0"
@@ -101,18 +103,23 @@ class Config:
     # Networks
     width: int = 64
     embed_dim: int = 128
+    inject_noise: bool = True
+    """Random maps in the generator's SFT layers, its only source of randomness."""
 
     # Contrastive learning
+    reference: Literal["unpaired", "paired"] = "unpaired"
+    """What is embedded as the noise to transfer: noisy2, of another place, or noisy1 itself."""
     queue_size: int = 4096
     momentum: float = 0.999
     temperature: float = 0.1
 
-    # Weights of the generator's loss terms
+    # Weights of the loss terms: the generator's, and the encoder's contrastive one
     w_gan: float = 1.0
     w_fm_gan: float = 100.0
     w_consistency: float = 100.0
     w_contra_adv: float = 1.0
     w_fm_noise: float = 100.0
+    w_contra: float = 1.0
 
     # Optimisation
     batch: int = 32
@@ -157,6 +164,23 @@ PRESETS = {
         w_gan=10.0, w_fm_gan=4.0, w_consistency=50.0, w_fm_noise=4.0,
     ),
 }  # fmt: skip
+# What differs from the preset; benchmarks/ablate.py trains and tabulates them.
+ABLATIONS = {
+    "none": {},
+    "no-contrastive": dict(w_contra=0.0, w_contra_adv=0.0),
+    "no-contra-adv": dict(w_contra_adv=0.0),
+    "no-consistency": dict(w_consistency=0.0),
+    "no-feature-matching": dict(w_fm_gan=0.0, w_fm_noise=0.0),
+    "no-adversarial": dict(w_gan=0.0),
+    "paired-reference": dict(reference="paired"),
+    "no-noise-injection": dict(inject_noise=False),
+    "embed-32": dict(embed_dim=32),
+    "embed-512": dict(embed_dim=512),
+    "queue-256": dict(queue_size=256),
+    "queue-16384": dict(queue_size=16384),
+    "temperature-0.05": dict(temperature=0.05),
+    "temperature-0.2": dict(temperature=0.2),
+}
 DEBUG = dict(
     width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, queue_size=16, val_limit=2,
     log_every=1, run_dir=Path("runs/debug_NT"),
@@ -194,9 +218,10 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
     """
     e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
     n, device = len(batch.clean) // c.grad_accum, batch.clean.device
+    reference = batch.noisy1 if c.reference == "paired" else batch.noisy2
     with shared_spectral_norm(e_q, e_k, g, dtype=forward_dtype(c.precision, device)):
         with torch.no_grad(), autocast(c.precision, device):
-            z = torch.cat([e_k.embed(noisy2)[1] for noisy2 in batch.noisy2.split(n)])  # (B, d)
+            z = torch.cat([e_k.embed(part)[1] for part in reference.split(n)])  # (B, d)
         keys = gather_rows(z)  # of all processes; row i of z is row first + i of keys
         first = len(z) * idist.get_rank()
         mean = GradientMean(c.grad_accum)
@@ -249,7 +274,7 @@ def gradients(
     # Encoder, also the discriminator
     contra, accuracy = contrast(q_real, temperature=c.temperature)
     gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
-    loss_e = contra + gan_d
+    loss_e = c.w_contra * contra + gan_d
 
     # Through d_fake, loss_e reaches E_q's weights only: the generator's are not asked for. It goes
     # first because the generator's graph, compiled, can be walked only once. The graph of the
@@ -270,6 +295,10 @@ def gradients(
         "ks": ks(fake, noisy1, clean).mean(),
     }
     return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
+
+
+def noise_source(c: Config, rng: Randomness) -> NoiseSource:
+    return normal_noise(rng.pixels) if c.inject_noise else no_noise
 
 
 def learning_rate(c: Config, step: int) -> float:
@@ -299,13 +328,20 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     return NoiseTransfer(copy.deepcopy(s.encoder_k), generator)
 
 
+def usual(transfer: NoiseTransfer, c: Config) -> Transfer:
+    """`transfer` as it was trained: without --inject-noise, on maps of zeros."""
+    if c.inject_noise:
+        return transfer
+    return lambda clean, reference, noise: transfer(clean, reference, no_noise)
+
+
 def show(
-    log: RunLog, name: str, transfer: NoiseTransfer, batch: Triplet, step: int, rng: Randomness
+    log: RunLog, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource, step: int
 ) -> None:
     """A picture of up to four samples: clean | reference | generated | real."""
     clean, real, reference = (x[:4] for x in (batch.clean, batch.noisy1, batch.noisy2))
-    fake = transfer.transfer(clean, reference, normal_noise(rng.pixels))
-    log.pictures(f"{name}/clean, reference, generated, real", [clean, reference, fake, real], step)
+    fake = transfer.transfer(clean, reference, noise)
+    log.pictures("train/clean, reference, generated, real", [clean, reference, fake, real], step)
 
 
 def validate(
@@ -317,11 +353,8 @@ def validate(
     device: torch.device,
 ) -> float:
     """The mean AKLD, all figures into the log."""
-    means = mean_over_images(
-        evaluate_transfer(
-            transfer, test_set, seed=c.seed, limit=c.val_limit, device=device, progress=False
-        )
-    )
+    how = dict(seed=c.seed, limit=c.val_limit, device=device, progress=False)
+    means = mean_over_images(evaluate_transfer(usual(transfer, c), test_set, **how))
     log.scalars(f"val/{test_set.name}", means, step)
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
     return means["akld"]
@@ -349,7 +382,7 @@ def train(c: Config, device: torch.device) -> None:
             if run.must_stop():
                 break
             s.set_lr(learning_rate(c, s.step))
-            values = train_step(s, c, batch, normal_noise(rng.pixels))
+            values = train_step(s, c, batch, noise_source(c, rng))
             means.update(values, s.step)
             bar.update()
 
@@ -362,7 +395,7 @@ def train(c: Config, device: torch.device) -> None:
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
                 run.save()
                 transfer = export(s, c, c.run_dir)
-                show(log, "train", transfer, batch, s.step, rng)
+                show(log, transfer, batch, noise_source(c, rng), s.step)
                 akld_of_sets = [validate(transfer, t, c, log, s.step, device) for t in sets]
                 if sets and run.save_if_best(-sum(akld_of_sets) / len(sets)):
                     export(s, c, c.run_dir / "best")
@@ -377,12 +410,15 @@ def train(c: Config, device: torch.device) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    c = parse(Config, argv, PRESETS, DEBUG, saved_settings)
+    c = parse(Config, argv, PRESETS, DEBUG, saved_settings, ABLATIONS)
     if c.dry_run:
         print_config(c)
         return
+    check_training(c)
     require(c.patch >= 16 and c.patch % 4 == 0, f"--patch {c.patch}: at least 16, divisible by 4")
-    require(1 <= c.batch <= c.queue_size, f"--batch {c.batch}: 1 to --queue-size {c.queue_size}")
+    require(c.batch <= c.queue_size, f"--batch {c.batch}: at most --queue-size {c.queue_size}")
+    require(c.embed_dim >= 1, f"--embed-dim {c.embed_dim}: expected 1 or more")
+    require(c.temperature > 0, f"--temperature {c.temperature}: expected a number above 0")
     launch(train, c, c.gpu)
 
 

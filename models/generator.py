@@ -17,6 +17,11 @@ def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
     return draw
 
 
+def no_noise(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+    """Maps of zeros: what is generated is then a function of clean image and reference alone."""
+    return torch.zeros(shape, device=device)
+
+
 class SFTBlock(CompilableBlock):
     """x + conv(LReLU(SFT2(conv(LReLU(SFT1(x)))))), each SFT with a noise map of its own."""
 

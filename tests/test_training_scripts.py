@@ -1,11 +1,11 @@
-"""The training scripts from the command line to the files, on tiny images and networks."""
+"""The training scripts from the command line to the files, on tiny images and networks.
+
+Most kinds of bad input are in test_bad_input.py.
+"""
 
 import functools
 import json
 import math
-import re
-import runpy
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -42,9 +42,6 @@ def shallow() -> Iterator[None]:
         patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
         patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
         yield
-
-
-# ----------------------------------------------------------------------------------------- main
 
 
 def write_png(path: Path, height: int, width: int, seed: int, like: Path | None = None) -> None:
@@ -323,86 +320,11 @@ def test_reference_of_the_denoisers(script, expected, command, monkeypatch):
     assert seen == [([0.25], [expected])]
 
 
-# ------------------------------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_no_images_leaves_with_status_2(script, command, data, tmp_path, monkeypatch, capsys):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    argv = command(script, "--train-images", str(empty))
-    monkeypatch.setattr("sys.argv", [script.__file__, *argv])
-    with pytest.raises(SystemExit) as leave:
-        runpy.run_path(script.__file__, run_name="__main__")
-    assert leave.value.code == 2
-    shown = capsys.readouterr().err
-    assert f"error: {empty}: no training images" in shown
-    assert "Traceback" not in shown
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("script", "flags"), [(REAL, "no noisy/clean pairs"), (SYNTHETIC, "no photographs")]
-)
-def test_images_of_the_other_kind_alone(script, flags, command, data, tmp_path):
-    kind = "DIV2K" if script is REAL else "sidd"
-    shutil.copytree(data / "train_images" / kind, tmp_path / "images" / kind)
-    with pytest.raises(UserError, match=flags):
-        script.main(command(script, "--train-images", str(tmp_path / "images")))
-
-
 @pytest.mark.parametrize("kind", ["DIV2K", "sidd"])
 def test_one_kind_of_images_is_enough_for_the_generator(kind, command, data, tmp_path):
     images = str(data / "train_images" / kind)
     NT.main(command(NT, "--train-images", images, "--epochs", "1", "--steps-per-epoch", "1"))
     assert stats(tmp_path / "run")[0]["step"] == 1
-
-
-@pytest.mark.parametrize(("script", "patch"), [(NT, "28"), (REAL, "28"), (SYNTHETIC, "24")])
-def test_image_smaller_than_the_patch(script, patch, command, data):
-    with pytest.raises(UserError, match=rf"smaller than the {patch}x{patch} patch") as error:
-        script.main(command(script, "--patch", patch))
-    assert str(data / "train_images") in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("script", "flags", "message"),
-    [
-        (NT, ["--patch", "30"], "--patch 30: at least 16, divisible by 4"),
-        (NT, ["--patch", "8"], "--patch 8: at least 16, divisible by 4"),
-        (NT, ["--batch", "17"], "--batch 17: 1 to --queue-size 16"),
-        (NT, ["--batch", "0"], "--batch 0: 1 to --queue-size 16"),
-        (REAL, ["--patch", "12"], "--patch 12: at least 16"),
-        (SYNTHETIC, ["--patch", "20", "--border", "10"], "--patch 20: at least 21"),
-    ],
-)
-def test_settings_that_cannot_work(script, flags, message, command, tmp_path):
-    with pytest.raises(UserError, match=re.escape(message)):
-        script.main(command(script, *flags))
-    assert not (tmp_path / "run").exists()
-
-
-def test_run_folder_that_is_a_file(command, tmp_path):
-    (tmp_path / "run").write_text("not a folder")
-    with pytest.raises(UserError, match="run: no folder to write a run into"):
-        REAL.main(command(REAL))
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_run_folder_of_another_width(script, command, tmp_path):
-    script.main(command(script, "--max-minutes", "0"))
-    before = checkpoint(tmp_path / "run").read_bytes()
-    with pytest.raises(UserError, match=r"--width 6: the run in .*run has 4; leave") as error:
-        script.main(command(script, "--width", "6"))
-    assert str(tmp_path / "run") in str(error.value)
-    assert "\n" not in str(error.value)
-    assert checkpoint(tmp_path / "run").read_bytes() == before
-
-
-def test_run_folder_of_another_denoiser(command):
-    REAL.main(command(REAL, "--max-minutes", "0"))
-    with pytest.raises(UserError, match=r"--denoiser unet: the run in .* has ridnet"):
-        REAL.main(command(REAL, "--denoiser", "unet"))
 
 
 def test_the_checkpoint_before_a_damaged_one_is_used(command, tmp_path, capsys):
@@ -420,18 +342,6 @@ def test_the_checkpoint_before_a_damaged_one_is_used(command, tmp_path, capsys):
         REAL.main(command(REAL))
 
 
-@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
-def test_generator_of_two_runs_or_none(script, command, tmp_path):
-    write_nt(tmp_path / "mixed", 8, 12)
-    with pytest.raises(UserError, match=r"mixed: encoder_k\.pt embeds into 8 dimensions"):
-        script.main(command(script, "--nt", str(tmp_path / "mixed")))
-    with pytest.raises(UserError, match=r"none/encoder_k\.pt: no such checkpoint"):
-        script.main(command(script, "--nt", str(tmp_path / "none")))
-    (tmp_path / "mixed" / "VUNet.pt").write_bytes((tmp_path / "mixed/encoder_k.pt").read_bytes())
-    with pytest.raises(UserError, match=r"VUNet\.pt: not the weights of a NoiseGenerator"):
-        script.main(command(script, "--nt", str(tmp_path / "mixed")))
-
-
 def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command, tmp_path, monkeypatch):
     REAL.main(command(REAL, "--epochs", "1"))
     before = checkpoint(tmp_path / "run").read_bytes()
@@ -439,12 +349,3 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(command, tmp_path,
     with pytest.raises(UserError, match=r"step 4: loss_l1 not finite|not saved: .* not finite"):
         REAL.main(command(REAL, "--epochs", "3"))
     assert checkpoint(tmp_path / "run").read_bytes() == before
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_unknown_gpu_and_flag(script, command):
-    with pytest.raises(UserError, match="--gpu 99"):
-        script.main(command(script, "--gpu", "99"))
-    with pytest.raises(SystemExit) as leave:
-        script.main(command(script, "--no-such-flag"))
-    assert leave.value.code == 2

@@ -1,6 +1,7 @@
 """Command lines from dataclasses, presets, the device, and what identifies a run."""
 
 import dataclasses
+import math
 import platform
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import torch
 import tyro
 
-from utils.errors import UserError
+from utils.errors import UserError, require
 
 C = TypeVar("C")
 
@@ -39,22 +40,28 @@ def parse(
     presets: Mapping[str, Mapping[str, Any]] | None = None,
     debug: Mapping[str, Any] | None = None,
     saved: Callable[[Path], Mapping[str, Any] | None] | None = None,
+    ablations: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> C:
     """The command line as a `config` instance; --help and errors are tyro's.
 
-    presets: values that `--preset NAME` puts in place of the defaults; debug: values that
-    `--debug` puts on top. Flags given explicitly win over both. `config` declares the fields
-    `preset` and `debug` where these are used.
+    presets: values that `--preset NAME` puts in place of the defaults; ablations: values that
+    `--ablation NAME` puts on top of those, and debug: that `--debug` puts on top of all. Flags
+    given explicitly win. `config` declares the fields `preset`, `ablation` and `debug` where these
+    are used.
 
     saved: the settings of the run in a folder, as plain values, or None; those of `run_dir` become
     the defaults. UserError where an explicit flag contradicts one that is not in RESUME_FREELY.
     """
     argv = sys.argv[1:] if argv is None else argv
     values: dict[str, Any] = {}
-    if presets is not None:
-        name = _peek(argv, "--preset")
-        if name in presets:  # tyro refuses an unknown one
-            values |= {"preset": name, **presets[name]}
+    for field, rows in (("preset", presets), ("ablation", ablations)):
+        name = _peek(argv, f"--{field}")
+        if rows is None or name is None:
+            continue
+        if name in rows:
+            values |= {field: name, **rows[name]}
+        elif field == "ablation":  # tyro refuses an unknown preset
+            raise UserError(f"--ablation {name}: expected one of {', '.join(rows)}")
     if debug is not None and "--debug" in argv:
         values |= {"debug": True, **debug}
     default = dataclasses.replace(config(), **values) if values else None
@@ -92,6 +99,24 @@ def print_config(config: Any) -> None:
     """A line a field, as `--dry-run` shows it."""
     for name, value in dataclasses.asdict(config).items():
         print(f"{name} = {value}")
+
+
+def check_training(c: Any) -> None:
+    """UserError for a training script's numbers that make no sense, before anything is opened."""
+    at_least(
+        c, seed=0, width=1, batch=1, grad_accum=1, epochs=1, steps_per_epoch=1, warm_up=0, keep=1,
+        skip_nonfinite=0, log_every=1, val_limit=1, weight_decay=0, max_minutes=0,
+    )  # fmt: skip
+    require(0 < c.lr < math.inf, f"--lr {c.lr}: expected a number above 0")
+    require(0 <= c.ema < 1, f"--ema {c.ema}: expected 0 (none) to less than 1, such as 0.999")
+
+
+def at_least(c: Any, **least: float) -> None:
+    """UserError for a field below its least value, or NaN; None passes."""
+    for name, low in least.items():
+        value = getattr(c, name)
+        if value is not None and not value >= low:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {low} or more")
 
 
 def _peek(argv: list[str], flag: str) -> str | None:

@@ -1,0 +1,115 @@
+"""Train and tabulate a set of ablations: rows of ABLATIONS in train_noiseTransfer.py.
+
+    python -m benchmarks.ablate                                     # all of them, --preset lite
+    python -m benchmarks.ablate --rows none no-contrastive --train="--preset lite --epochs 4"
+
+The runs differ in their row alone. Those that were interrupted go on, finished ones are only
+measured. Without test images, all are measured on the bundled sample.
+"""
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+import train_noiseTransfer
+from data.folders import PairedTestSet, find_test_sets
+from data.sample import write_sample
+from models.noise_transfer import NoiseTransfer
+from train_noiseTransfer import ABLATIONS
+from utils.config import choose_device, parse, provenance
+from utils.errors import UserError, exit_on_user_error, require
+from utils.evaluation import evaluate_transfer
+from utils.protocols import has_cross_references
+from utils.resume import saved_settings
+from utils.tables import Column, Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train and tabulate ablations."""
+
+    rows: tuple[str, ...] = tuple(ABLATIONS)
+    """Which; see ABLATIONS in train_noiseTransfer.py."""
+    train: str = "--preset lite"
+    """Flags of train_noiseTransfer.py for every row, in one string: --train="--preset lite"."""
+    gpu: str = "0"
+    test_images: Path = Path("test_images")
+    limit: int | None = None
+    """Measure only the first so many images of each test set."""
+    runs: Path = Path("runs/ablations")
+    """A run folder a row goes here."""
+    out: Path = Path("supp/tbl")
+    """ablations.txt, .md, .tex and .csv go here."""
+    cache: Path = Path("cache")
+
+
+COLUMNS = (
+    Column("test_set", "test set"),
+    Column("images", "images", "d"),
+    Column("ablation", "ablation"),
+    Column("akld", "AKLD", ".3f", interval=True),
+    Column("akld_unpaired", "unpaired", ".3f"),
+    Column("akld_cross", "cross", ".3f"),
+    Column("corr_generated", "corr.", ".3f"),
+    Column("corr_real", "real corr.", ".3f"),
+    Column("std_ratio", "std ratio", ".3f"),
+    Column("acf", "ACF dist.", ".3f"),
+    Column("ks", "KS", ".4f"),
+)
+
+
+def train(c: Config, row: str) -> Path:
+    """The folder of the finished run; UserError if it does not finish."""
+    folder = c.runs / row
+    flags = ["--ablation", row, "--run-dir", str(folder), "--gpu", c.gpu, "--cache", str(c.cache)]
+    command = [sys.executable, train_noiseTransfer.__file__, *shlex.split(c.train), *flags]
+    print(f"\n{shlex.join(['python', 'train_noiseTransfer.py', *command[2:]])}", flush=True)
+    status = subprocess.run(command, check=False).returncode
+    require(status == 0, f"{folder}: its training ended with status {status}, see above")
+    return folder
+
+
+def measure(c: Config, row: str, folder: Path, sets: list[PairedTestSet], table: Table) -> None:
+    device = choose_device(c.gpu)
+    networks = NoiseTransfer.from_checkpoint(folder, device)
+    inject_noise = saved_settings(folder)["inject_noise"]
+    transfer = train_noiseTransfer.usual(
+        networks, train_noiseTransfer.Config(inject_noise=inject_noise)
+    )
+    for test_set in sets:
+        how = dict(limit=c.limit, device=device)
+        figures = evaluate_transfer(transfer, test_set, **how)
+        for reference in other_references(test_set):
+            other = evaluate_transfer(transfer, test_set, reference=reference, **how)
+            figures[f"akld_{reference}"] = other["akld"]
+        figures.setdefault("akld_cross", figures["akld"] + float("nan"))
+        table.add(test_set, {"ablation": row}, figures)
+
+
+def other_references(test_set: PairedTestSet) -> list[Literal["unpaired", "cross"]]:
+    return ["unpaired", "cross"] if has_cross_references(test_set) else ["unpaired"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv)
+    unknown = [row for row in c.rows if row not in ABLATIONS]
+    require(bool(c.rows) and not unknown, f"--rows {unknown}: expected some of {list(ABLATIONS)}")
+    sets = [s for s in find_test_sets(c.test_images) if isinstance(s, PairedTestSet)]
+    if not sets:
+        sample = write_sample(c.cache / "sample") / "test_images"
+        sets = [s for s in find_test_sets(sample) if isinstance(s, PairedTestSet)]
+    if not sets:
+        raise UserError(f"{c.test_images}: no pairs to measure on")
+    table = Table("ablations", f"Ablations of {c.train}; means and 95% intervals", COLUMNS)
+    record = provenance()
+    for row in c.rows:
+        measure(c, row, train(c, row), sets, table)
+        table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])
+    print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .tex, .csv, _images.csv")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
