@@ -12,7 +12,6 @@ import dataclasses
 import functools
 import multiprocessing
 import os
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,7 +25,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.report import Row, Timing, compare, print_machine, print_table, write_json
+from benchmarks.report import (
+    Row,
+    Timing,
+    compare,
+    print_machine,
+    print_table,
+    resident,
+    write_json,
+)
 from data.folders import PairFile
 from data.items import P_REAL, P_SIDD_CLEAN, GeneratorItems, PatchSource, SyntheticItems
 from data.sample import write_sample
@@ -270,16 +277,6 @@ def _use_store(files: list[Path], cache: Path, c: Config, device_name: str, star
 def use_patches(source: PatchSource, n: int, rng: Any) -> None:
     index = torch.randint(len(source), (n,), generator=rng.choices)
     source.read(index, *source.place(index, rng))
-
-
-def resident(field: str) -> float | None:
-    """This process's resident memory in MB (10^6), from Linux; None elsewhere."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    found = re.search(rf"{field}:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 / 1e6 if found else None
 
 
 def repeat_to(files: Sequence[Path], gigabytes: float) -> list[Path]:

@@ -116,6 +116,16 @@ def _cpu_name() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
+def resident(field: str) -> float | None:
+    """This process's resident memory in MB (10^6), from Linux; None elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 / 1e6 if found else None
+
+
 def print_machine() -> None:
     """One line: what the figures below it were measured with."""
     m = machine()
