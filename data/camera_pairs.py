@@ -41,6 +41,8 @@ class Config:
     """Of random levels; there are 22 measured ones."""
     scenes: int = 3
     """Of each kind. With one, an encoder can tell kinds apart by what the pictures show."""
+    exposure: tuple[float, float] = (1.0, 1.0)
+    """Range of a factor on a scene's pixel values; 0.25 1 for the dark rooms of SIDD."""
     side: int = 384
     """Pixels a side, at most."""
     seed: int = 0
@@ -49,6 +51,10 @@ class Config:
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     require(c.scenes >= 1 and c.side >= 64, f"--scenes {c.scenes} --side {c.side}: from 1 and 64")
+    require(
+        0 < c.exposure[0] <= c.exposure[1] <= 1,
+        f"--exposure {c.exposure[0]} {c.exposure[1]}: expected a range within 0 and 1",
+    )
     require(c.kinds >= 1, f"--kinds {c.kinds}: expected 1 or more")
     require(
         c.levels == "measured" or c.layout == "paired",
@@ -69,6 +75,8 @@ def main(argv: list[str] | None = None) -> None:
             camera = np.random.default_rng([c.seed, 4, kind])
             level, gains = random_noise_level(camera), draw_gains(camera)
             name = f"{kind + 1:03d}_beta_{level[0]:.6f}_{level[1]:.6f}"
+        # Of values, not of light: sRGB is nearly a power law, on which the two differ by a power.
+        window = np.rint(window * rng.uniform(*c.exposure)).astype(np.uint8)
         clean, noisy = camera_pair(window, level, rng, gains)
         if c.layout == "paired":
             sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))

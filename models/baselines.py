@@ -210,12 +210,18 @@ def _channel_noise_level(channel: np.ndarray) -> np.ndarray:
         if expected.max() <= 0 or kept.sum() < MIN_BLOCKS:
             break
         spectrum = (energy[kept] / expected[kept, None, None]).mean(axis=0)
-        total = spectrum.sum() - spectrum[SMOOTH].sum()
-        dof = total**2 / ((spectrum**2).sum() - (spectrum[SMOOTH] ** 2).sum())
+        rest = spectrum.copy()
+        rest[SMOOTH] = 0
+        total = rest.sum()
+        if total <= 0:  # JPEG leaves smooth blocks without any noise
+            break
+        dof = total**2 / (rest**2).sum()
         # What the three left-out coefficients hold raises the variance of correlated noise.
         lowpass = (total + 3 * spectrum[NEXT].mean()) / BLOCK**2 / (total / COUNT)
         limit = chi2.ppf(KEPT, dof) / dof
         kept = variance <= limit * expected
+        if kept.sum() < MIN_BLOCKS:
+            break
         new = _fit_line(mean[kept], variance[kept])
         settled = np.allclose(new, line, rtol=1e-3, atol=1e-9)
         line = new

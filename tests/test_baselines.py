@@ -1,5 +1,6 @@
 """Noise models beside the generator: known noise is found again, and put on any image."""
 
+import cv2
 import numpy as np
 import pytest
 import skimage.data
@@ -271,3 +272,13 @@ def test_which_are_oracles():
         with pytest.raises(ValueError, match="16 pixels a side"):
             BASELINES[title](clean, clean[..., :15], ones)
         assert BASELINES[title](clean, clean[..., :16, :16], ones).isfinite().all()
+
+
+@pytest.mark.parametrize("quality", [50, 75, 90])
+def test_blocks_that_jpeg_left_without_noise(quality: int) -> None:
+    """Most smooth blocks are constant: the fit has nothing to go on, and still gives a level."""
+    photo = skimage.data.coffee()[:256, :256, ::-1]
+    data = cv2.imencode(".jpg", photo, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    level = blind_noise_level(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] / 255)
+    assert np.isfinite(level).all()
+    assert level.min() >= 0

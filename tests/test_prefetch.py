@@ -3,6 +3,7 @@
 import _thread
 import dataclasses
 import gc
+import signal
 import subprocess
 import sys
 import threading
@@ -131,6 +132,9 @@ def test_leaving_early_ends_the_thread() -> None:
 
 
 def test_keyboard_interrupt_while_waiting() -> None:
+    # A shell's background job ignores SIGINT, and Python then leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def make(step: int) -> int:
         if step:
             _thread.interrupt_main()
@@ -138,9 +142,12 @@ def test_keyboard_interrupt_while_waiting() -> None:
         return step
 
     batches = Prefetcher(make, 0, 10, CPU, ahead=1)
-    with pytest.raises(KeyboardInterrupt):
-        for _ in batches:
-            pass
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            for _ in batches:
+                pass
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert list(batches) == []
     assert no_thread_left()
 

@@ -201,8 +201,9 @@ def faults(tmp_path_factory) -> Faults:
 def test_a_killed_run_ends_like_one_that_was_not(faults):
     """Here two kills, one of them inside a save; benchmarks/faults.py does thirty."""
     for during_save in (False, True):
-        result = faults.kill_and_resume(during_save)
-        assert result.killed
+        # A kill whose moment comes after the end of the run, on a busy machine, is tried again.
+        tries = (faults.kill_and_resume(during_save) for _ in range(5))
+        result = next(result for result in tries if result.killed or not result.identical)
         assert result.identical
 
 
