@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: tables test lint clean
+.PHONY: tables readme test lint clean
 
 tables: $(VENV)/.installed  ## every table, from the weights in ckpts/
 	$(BIN)/python supp_tbl.py --gpu 0
+
+readme: $(VENV)/.installed  ## every number and picture of the README's results, from ckpts/
+	$(BIN)/python -m figs.make_readme
 
 test: $(VENV)/.installed-dev lint  ## lint and the whole test suite, on the CPU (and CUDA if there)
 	$(BIN)/python -m pytest -q

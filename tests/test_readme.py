@@ -1,13 +1,23 @@
 """README: its Python runs on the shipped weights, its links lead somewhere, its sums are true."""
 
+import csv
 import re
 from pathlib import Path
 
 import pytest
 
+import supp_tbl
 from utils.checkpoint import sha256
 
 ROOT = Path(__file__).parent.parent
+TABLE_COLUMNS = {
+    "noise": supp_tbl.NOISE_COLUMNS,
+    "known": supp_tbl.KNOWN_COLUMNS,
+    "denoising": supp_tbl.DENOISING_COLUMNS,
+    "synthetic": supp_tbl.SYNTHETIC_COLUMNS,
+    "noise_real": supp_tbl.NOISE_COLUMNS,
+    "denoising_comparison": supp_tbl.DENOISING_COLUMNS,
+}
 
 
 def test_python_example(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,6 +36,37 @@ def test_links(page: str) -> None:
     path = ROOT / page
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("name", TABLE_COLUMNS)
+def test_tables_are_those_of_the_csv(name: str) -> None:
+    """Every cell of the results, against the figures that supp_tbl.py wrote."""
+    pages = (ROOT / "README.md").read_text() + (ROOT / "ckpts/README.md").read_text()
+    block = re.search(rf"<!-- table: {name} -->(.*?)<!-- end -->", pages, re.DOTALL)[1]
+    lines = [line.strip("| ").split(" | ") for line in re.findall(r"^\|.*\|$", block, re.M)]
+    with open(ROOT / "ckpts/tables" / f"{name}.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = TABLE_COLUMNS[name]
+    assert lines[0] == [column.title for column in columns]
+    assert len(lines) == len(rows) + 2 > 2
+    for cells, row in zip(lines[2:], rows, strict=True):
+        numbers = {k: float(v) if re.fullmatch(NUMBER, v) else v for k, v in row.items()}
+        for cell, column in zip(cells, columns, strict=True):
+            if column.spec != "d" and column.spec:
+                assert_same_figures(cell, column.cell(numbers))
+            else:
+                assert cell.strip() == row[column.key].strip()
+
+
+NUMBER = r"-?\d+(\.\d+)?(e-?\d+)?|nan"
+
+
+def assert_same_figures(shown: str, from_csv: str) -> None:
+    """To half a unit of the last digit: the CSV has six digits, and may round another way."""
+    ours, theirs = (re.findall(r"-?\d+\.\d+", text) for text in (shown, from_csv))
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert abs(float(a) - float(b)) <= 1.01 * 10 ** -len(a.partition(".")[2])
 
 
 def test_checksums_of_the_weights() -> None:

@@ -6,7 +6,6 @@ The file holds everything it shows and asks nothing of the network; it runs no s
 import base64
 import html
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from utils import figures
-from utils.errors import UserError
+from utils.checkpoint import write_atomically
 from utils.images import float_to_uint8
 from utils.metrics import noise_autocorrelation, noise_level_function
 from utils.tables import Table
@@ -83,19 +82,7 @@ def write_html(
     notes: how the figures came about, for the footer. The same arguments give the same file. Raises
     UserError if the file cannot be written.
     """
-    page = _page(title, tables, sections, notes)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(page, encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another output folder"
-        ) from error
+    write_atomically(_page(title, tables, sections, notes).encode(), path)
 
 
 def _page(
