@@ -178,7 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     files = [c.nt / "VUNet.pt", c.nt / "encoder_k.pt"]
     if transfer and pairs and "noise" in c.tables:
         tables.append(report(noise_table(transfer, pairs, c, how), c, files, notes))
-        sections = [noise_section(transfer, test_set, c, device) for test_set in pairs]
+        if c.report:
+            sections = [noise_section(transfer, test_set, c, device) for test_set in pairs]
     if transfer and clean and "known" in c.tables:
         tables.append(report(known_table(transfer, clean, c, how), c, files, notes))
     if real and pairs:

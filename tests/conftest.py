@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import models.encoder
+import models.generator
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -23,6 +26,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """Networks of one block a stage: a third of the time where nothing depends on the depth."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (models.encoder, models.generator):
+            patch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
+        yield
 
 
 @pytest.fixture(scope="session")

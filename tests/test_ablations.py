@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import models.encoder
-import models.generator
 import train_noiseTransfer as NT
 from benchmarks import ablate
 from models.layers import shared_spectral_norm
@@ -42,13 +39,7 @@ SAYS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow() -> Iterator[None]:
-    """One block a stage: nothing here depends on the depth."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (models.encoder, models.generator):
-            patch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def config(*flags: str) -> NT.Config:

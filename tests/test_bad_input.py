@@ -16,8 +16,6 @@ from pathlib import Path
 
 import pytest
 
-import models.encoder
-import models.generator
 from tests.bad_calls import CALL_CASES, NT, REAL, SYNTHETIC, networks, weights
 from tests.bad_files import FILE_CASES, Case, pixels
 from utils.errors import UserError
@@ -45,12 +43,9 @@ CASES = FILE_CASES + CALL_CASES
 
 
 @pytest.fixture(autouse=True, scope="module")
-def shallow() -> Iterator[None]:
-    """One block a stage: a third of the time, and nothing here depends on the depth."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
-        patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
-        yield
+def own_weights(shallow: None) -> Iterator[None]:
+    """The cases' networks are shallow, and nobody else's."""
+    yield
     weights.cache_clear()
 
 

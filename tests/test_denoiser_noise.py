@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import models.encoder
-import models.generator
 import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
 from data.items import Triplet
@@ -38,10 +36,8 @@ def noisy_greys(level: float, sigma: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 @pytest.fixture
-def nt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def nt(tmp_path: Path, shallow: None) -> Path:
     """A folder of tiny random networks."""
-    for module in (models.encoder, models.generator):
-        monkeypatch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
     (tmp_path / "NT").mkdir()
     torch.save(NoiseEncoder(4, 8).state_dict(), tmp_path / "NT/encoder_k.pt")
     torch.save(NoiseGenerator(4, 8).state_dict(), tmp_path / "NT/VUNet.pt")

@@ -14,8 +14,6 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-import models.encoder
-import models.generator
 import supp_tbl
 from models import NoiseEncoder, NoiseGenerator, build_denoiser
 from models.baselines import BASELINES
@@ -31,11 +29,9 @@ LABELS = {"test_set", "image", "noise", "reference", "denoiser", "trained_on"}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick() -> Iterator[None]:
-    """One block a stage and one flat image: nothing here depends on how many."""
+def quick(shallow: None) -> Iterator[None]:
+    """One flat image, too: nothing here depends on how many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
-        patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
         patch.setattr(KnownNoise, "FLAT", (0.5,))
         yield
 

@@ -6,7 +6,7 @@ Most kinds of bad input are in test_bad_input.py.
 import functools
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,8 +17,6 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-import models.encoder
-import models.generator
 import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
 import train_noiseTransfer as NT
@@ -31,17 +29,10 @@ from utils.errors import UserError
 from utils.evaluation import denoiser_from_checkpoint
 from utils.resume import Checkpoints, TrainingRun
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 SCRIPTS = [NT, REAL, SYNTHETIC]
 LOAD = functools.cache(NoiseTransfer.from_checkpoint)  # a second or so each time
-
-
-@pytest.fixture(autouse=True, scope="module")
-def shallow() -> Iterator[None]:
-    """One block a stage: a third of the time, and nothing here depends on the depth."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models.encoder, "STAGE_BLOCKS", (1, 1, 1))
-        patch.setattr(models.generator, "STAGE_BLOCKS", (1, 1, 1))
-        yield
 
 
 def write_png(path: Path, height: int, width: int, seed: int, like: Path | None = None) -> None:

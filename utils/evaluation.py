@@ -103,10 +103,11 @@ def evaluate_transfer(
         other = references[index]
         return clean, noisy, noisy if other in (index, OTHER_HALF) else test_set[other][1]
 
-    def measure(images: Sequence[Tensor], draws: Sequence[Draw]) -> Measured:
+    def measure(images: Sequence[Tensor], batch: Sequence[Draw]) -> Measured:
         clean, noisy, other = images
-        noise = per_image_noise([derived_seed(seed, *(d if d[1] else d[:1])) for d in draws])
-        if references[draws[0][0]] == OTHER_HALF:
+        # The first draw's seed is (seed, image): more draws do not change it.
+        noise = per_image_noise([derived_seed(seed, *(d if d[1] else d[:1])) for d in batch])
+        if references[batch[0][0]] == OTHER_HALF:
             fake = transfer_between_halves(transfer, clean, noisy, noise)
         else:
             fake = transfer(clean, other, noise)
