@@ -60,6 +60,9 @@ class Config:
     """Which tables to make."""
     nt: Path = Path("ckpts/NT")
     """Noise generator: folder of VUNet.pt and encoder_k.pt."""
+    reference_patch: int | None = None
+    """Embed references in patches of so many pixels, or whole (0, as the paper does); by default as
+    transfer.json in --nt says, whole if it is not there."""
     sidd: Path = Path("ckpts/sidd")
     """Denoisers of real noise: folder of ridnet_g.pt; every *_g.pt in it is a row."""
     synthetic: Path = Path("ckpts/synthetic")
@@ -353,7 +356,7 @@ def open_generator(c: Config, device: torch.device) -> NoiseTransfer | None:
         if not file.is_file():
             leave_out(c, "nt", "noise and known tables", file, "train_noiseTransfer.py")
             return None
-    return NoiseTransfer.from_checkpoint(c.nt, device)
+    return NoiseTransfer.from_checkpoint(c.nt, device, c.reference_patch)
 
 
 def open_denoisers(

@@ -92,6 +92,8 @@ class DenoiserConfig:
     patch: int = 88
     """Pixels a side for the generator; border are cut off each side for the denoiser."""
     border: int = 4
+    reference_size: int = 0
+    """Pixels a side of the reference, for a generator trained on larger ones; 0: patch (paper)."""
     epochs: int = 200
     steps_per_epoch: int = 5000
     lr: float = 1e-4
@@ -131,13 +133,13 @@ class Config(DenoiserConfig):
 PRESETS = {
     "paper": {},
     "lite": dict(
-        width=16, batch=8, patch=56, epochs=8, steps_per_epoch=300,
+        width=16, batch=8, patch=56, reference_size=116, epochs=8, steps_per_epoch=300,
         lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
     ),
 }  # fmt: skip
 DEBUG = dict(
-    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, val_limit=2, log_every=1,
-    run_dir=Path("runs/debug_sidd"),
+    width=4, batch=4, patch=32, reference_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
+    log_every=1, run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
 
 
@@ -220,7 +222,7 @@ def open_items(c: Config, device: torch.device) -> RealItems:
     pairs, _ = find_pairs_and_photos(
         c.train_images, c.pairs, sample_cache=c.cache / "sample" if c.debug else None
     )
-    items = open_real_items(pairs, c.patch, c.cache, device)
+    items = open_real_items(pairs, c.patch, c.cache, device, largest=c.reference_size)
     if items is None:
         raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")
     return items
@@ -262,7 +264,7 @@ def train(c: Config, device: torch.device) -> None:
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
-        batch = items.triplets(batch_size, rng)
+        batch = items.triplets(batch_size, rng, c.reference_size or None)
         # Unpaired: another place, with noise of the same kind.
         return batch.clean, batch.noisy1 if c.noise == "real" else batch.noisy2, rng
 
@@ -300,15 +302,24 @@ def train(c: Config, device: torch.device) -> None:
     run.exit()
 
 
+def check_denoiser_training(c: DenoiserConfig) -> None:
+    """UserError for numbers out of their range."""
+    check_training(c)
+    smallest = max(MIN_REFERENCE, 2 * c.border + 1)
+    require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
+    require(
+        c.reference_size == 0 or c.reference_size >= c.patch,
+        f"--reference-size {c.reference_size}: 0, or at least --patch {c.patch}",
+    )
+    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
+
+
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv, PRESETS, DEBUG, saved_settings)
     if c.dry_run:
         print_config(c)
         return
-    check_training(c)
-    smallest = max(MIN_REFERENCE, 2 * c.border + 1)
-    require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
-    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
+    check_denoiser_training(c)
     launch(train, c, c.gpu)
 
 

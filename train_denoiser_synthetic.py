@@ -26,21 +26,21 @@ from data.noise import NoiseModelDistribution, add_noise
 from data.prefetch import Prefetcher
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
 from models.generator import normal_noise
-from models.noise_transfer import MIN_REFERENCE
 from train_denoiser import DEBUG as REAL_DEBUG
 from train_denoiser import (
     PRESETS,
     DenoiserConfig,
     State,
+    check_denoiser_training,
     learning_rate,
     open_transfer,
     show,
     train_step,
     weights_file,
 )
-from utils.config import check_training, parse, print_config
+from utils.config import parse, print_config
 from utils.distributed import is_first, launch, local_batch
-from utils.errors import UserError, exit_on_user_error, require
+from utils.errors import UserError, exit_on_user_error
 from utils.evaluation import evaluate_denoiser, mean_over_images
 from utils.precision import set_float32_precision
 from utils.resume import TrainingRun, saved_settings
@@ -71,7 +71,7 @@ def open_items(c: Config, device: torch.device) -> SyntheticItems:
     _, photos = find_pairs_and_photos(
         c.train_images, photos=c.photos, sample_cache=c.cache / "sample" if c.debug else None
     )
-    source = open_photos(photos, c.patch, c.cache, device)
+    source = open_photos(photos, c.patch, c.cache, device, largest=c.reference_size)
     if source is None:
         raise UserError(f"{c.train_images}: no photographs; give their folder with --photos")
     return SyntheticItems(source)
@@ -112,9 +112,12 @@ def train(c: Config, device: torch.device) -> None:
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
-        clean = items.clean_patches(batch_size, rng)
+        # The reference is the same patch, with its surroundings where it is to be larger.
+        surroundings = items.clean_patches(batch_size, rng, c.reference_size or None)
+        start = (surroundings.shape[-1] - c.patch) // 2
+        clean = surroundings[..., start : start + c.patch, start : start + c.patch].contiguous()
         model = REFERENCE_NOISE.draw(batch_size, rng.choices)
-        return clean, add_noise(clean, model, rng.pixels), rng
+        return clean, add_noise(surroundings, model, rng.pixels), rng
 
     with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
         log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
@@ -155,10 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     if c.dry_run:
         print_config(c)
         return
-    check_training(c)
-    smallest = max(MIN_REFERENCE, 2 * c.border + 1)
-    require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
-    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
+    check_denoiser_training(c)
     launch(train, c, c.gpu)
 
 

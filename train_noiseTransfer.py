@@ -38,7 +38,14 @@ from models.losses import (
     contrastive_loss,
     feature_matching_loss,
 )
-from models.noise_transfer import KeyQueue, NoiseTransfer, momentum_update
+from models.noise_transfer import (
+    MIN_REFERENCE,
+    SETTINGS,
+    KeyQueue,
+    NoiseTransfer,
+    momentum_update,
+    write_reference_patch,
+)
 from utils.config import check_training, parse, print_config
 from utils.distributed import (
     average_gradients,
@@ -105,6 +112,9 @@ class Config:
     embed_dim: int = 128
     inject_noise: bool = True
     """Random maps in the generator's SFT layers, its only source of randomness."""
+    reference_patch: int = 0
+    """How the trained weights embed a reference: in patches of this size, or whole (0, paper);
+    saved beside them as transfer.json, and used in validation."""
 
     # Contrastive learning
     reference: Literal["unpaired", "paired"] = "unpaired"
@@ -127,6 +137,8 @@ class Config:
     grad_accum: int = 1
     """Parts in which a process takes its batch: less memory, the same step."""
     patch: int = 96
+    reference_sizes: tuple[int, ...] = ()
+    """Of the reference noisy2's patch, one drawn a batch; by default patch, as in the paper."""
     epochs: int = 200
     steps_per_epoch: int = 2000
     lr: float = 1e-4
@@ -159,9 +171,10 @@ PRESETS = {
     # weight on the adversarial term: the L1 terms are least where the noise is weak, and with
     # w_gan 1, w_consistency 100 it had 0.6 of its strength half-way; see ckpts/README.md.
     "lite": dict(
-        width=16, batch=8, patch=48, epochs=15, steps_per_epoch=250, p_real=0.7,
+        width=16, batch=4, epochs=15, steps_per_epoch=250, p_real=0.85,
+        reference_sizes=(96, 160, 256), reference_patch=116,
         lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.998, queue_size=1024, momentum=0.99,
-        w_gan=10.0, w_fm_gan=4.0, w_consistency=50.0, w_fm_noise=4.0,
+        w_gan=5.0, w_fm_gan=4.0, w_consistency=50.0, w_fm_noise=4.0,
     ),
 }  # fmt: skip
 # What differs from the preset; benchmarks/ablate.py trains and tabulates them.
@@ -182,8 +195,8 @@ ABLATIONS = {
     "temperature-0.2": dict(temperature=0.2),
 }
 DEBUG = dict(
-    width=4, batch=4, patch=32, epochs=2, steps_per_epoch=2, queue_size=16, val_limit=2,
-    log_every=1, run_dir=Path("runs/debug_NT"),
+    width=4, batch=4, patch=32, reference_sizes=(), reference_patch=16, epochs=2,
+    steps_per_epoch=2, queue_size=16, val_limit=2, log_every=1, run_dir=Path("runs/debug_NT"),
 )  # fmt: skip
 
 
@@ -311,10 +324,11 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
     pairs, photos = find_pairs_and_photos(
         c.train_images, c.pairs, c.photos, sample_cache=c.cache / "sample" if c.debug else None
     )
-    real = open_real_items(pairs, c.patch, c.cache, device)
-    source = open_photos(photos, c.patch, c.cache, device)
+    largest = max((c.patch, *c.reference_sizes))
+    real = open_real_items(pairs, c.patch, c.cache, device, largest=largest)
+    source = open_photos(photos, c.patch, c.cache, device, largest=largest)
     synthetic = SyntheticItems(source, real) if source else None
-    return GeneratorItems(synthetic, real, c.p_real)
+    return GeneratorItems(synthetic, real, c.p_real, c.reference_sizes)
 
 
 def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
@@ -325,7 +339,8 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     save_weights(generator, folder / "VUNet.pt")
     save_weights(s.encoder_q, folder / "encoder_q.pt")
     save_weights(s.encoder_k, folder / "encoder_k.pt")
-    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator)
+    write_reference_patch(folder / SETTINGS, c.reference_patch or None)
+    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, c.reference_patch or None)
 
 
 def usual(transfer: NoiseTransfer, c: Config) -> Transfer:
@@ -341,6 +356,7 @@ def show(
     """A picture of up to four samples: clean | reference | generated | real."""
     clean, real, reference = (x[:4] for x in (batch.clean, batch.noisy1, batch.noisy2))
     fake = transfer.transfer(clean, reference, noise)
+    reference = reference[..., : clean.shape[-2], : clean.shape[-1]]
     log.pictures("train/clean, reference, generated, real", [clean, reference, fake, real], step)
 
 
@@ -416,7 +432,16 @@ def main(argv: list[str] | None = None) -> None:
         return
     check_training(c)
     require(c.patch >= 16 and c.patch % 4 == 0, f"--patch {c.patch}: at least 16, divisible by 4")
+    require(
+        all(p >= c.patch and p % 4 == 0 for p in c.reference_sizes),
+        f"--reference-sizes {' '.join(map(str, c.reference_sizes))}: "
+        f"at least --patch {c.patch}, divisible by 4",
+    )
     require(c.batch <= c.queue_size, f"--batch {c.batch}: at most --queue-size {c.queue_size}")
+    require(
+        c.reference_patch == 0 or c.reference_patch >= MIN_REFERENCE,
+        f"--reference-patch {c.reference_patch}: 0, or at least {MIN_REFERENCE}",
+    )
     require(c.embed_dim >= 1, f"--embed-dim {c.embed_dim}: expected 1 or more")
     require(c.temperature > 0, f"--temperature {c.temperature}: expected a number above 0")
     launch(train, c, c.gpu)

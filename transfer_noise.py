@@ -14,7 +14,8 @@ An image's noise depends on --seed, on its path relative to --input and on the c
 other images are there, nor (up to rounding) on the device.
 
 Each image goes through the network whole: at width 64 about 2.5 kB a pixel, 30 GB for 12
-megapixels, at width 16 a third of it; the reference half as much. One that needs more memory than
+megapixels, at width 16 a third of it; the reference half as much, or nearly nothing if it is
+embedded in patches. One that needs more memory than
 is free is skipped (the reference: refused). So is a damaged one; the end of the run lists both.
 Exit status: 0 all written, 1 some skipped, 2 stopped for the reason that the message gives.
 """
@@ -52,6 +53,9 @@ class Config:
     """Another seed, other noise; the same seed, the same files."""
     checkpoint: Path = Path("ckpts/NT")
     """Folder of VUNet.pt and encoder_k.pt."""
+    reference_patch: int | None = None
+    """Embed the reference in patches of so many pixels, or whole (0, as the paper does); by default
+    as transfer.json in --checkpoint says, whole if it is not there."""
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""
 
@@ -62,9 +66,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError(f"--copies {c.copies} --seed {c.seed}: expected at least 1 and at least 0")
     tasks = plan(c.input, c.output, c.copies, protected=[c.reference])
     device = choose_device(c.gpu)
-    network = NoiseTransfer.from_checkpoint(c.checkpoint, device)
+    network = NoiseTransfer.from_checkpoint(c.checkpoint, device, c.reference_patch)
     # Peak memory, measured: feature maps at full size, then what does not grow with the width.
-    reference_cost = 5 * network.key_encoder.width + 20
+    reference_cost = 20 if network.reference_patch else 5 * network.key_encoder.width + 20
     clean_cost = 9 * network.generator.width + 60
 
     reference = load(c.reference, device, reference_cost)

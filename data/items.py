@@ -4,6 +4,7 @@ Patches are cropped, flipped, turned and mixed as the 8-bit pixels that they are
 bytes of float32, and become float32 in [0, 1] when arithmetic starts.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,10 @@ BLUR = 21, 3.5  # size and sigma of the Gaussian that takes the last noise off S
 
 @dataclass(frozen=True)
 class Triplet:
-    """clean, its own noisy1, noisy2: another place under the same kind of noise. (B, 3, P, P)."""
+    """clean, its own noisy1, noisy2: another place under the same kind of noise. (B, 3, P, P).
+
+    noisy2, the reference, has P of its own where its items were asked for another size.
+    """
 
     clean: Tensor
     noisy1: Tensor
@@ -41,6 +45,7 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255)
 
 
+@functools.cache
 def blur_matrix(patch: int, device: torch.device) -> Tensor:
     """K (P, P + 2 radius) with K x K^T = x (..., P + 2 radius, P + 2 radius) blurred, border off.
 
@@ -63,10 +68,13 @@ class PatchSource:
         self, store: ImageStore | DeviceImageStore, patch: int, device: torch.device
     ) -> None:
         self.store, self.patch, self.device = store, patch, device
-        self.blur_matrix = blur_matrix(patch, device)
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def of_size(self, patch: int) -> "PatchSource":
+        """Patches of the same images, of another size."""
+        return PatchSource(self.store, patch, self.device)
 
     def place(self, index: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
         """A uniformly drawn top left corner in each image `index` (B,)."""
@@ -88,7 +96,10 @@ class PatchSource:
         margin = BLUR[0] // 2 if blur else 0
         crops = self.read(index, *self.place(index, rng), margin)
         x = to_float(flip_turn(crops, *draw_flip_turn(len(index), rng.choices)))
-        return self.blur_matrix @ x @ self.blur_matrix.T if blur else x
+        if not blur:
+            return x
+        band = blur_matrix(self.patch, self.device)
+        return band @ x @ band.T
 
 
 class RealItems:
@@ -120,26 +131,29 @@ class RealItems:
         """A random pair of the same kind for each pair (B,), itself included."""
         return self.members[self.first[pair] + uniform_index(self.count[pair], rng.choices)]
 
-    def augmented_pair(self, pair: Tensor, rng: Randomness) -> Tensor:
+    def augmented_pair(self, pair: Tensor, rng: Randomness, patch: int | None = None) -> Tensor:
         """(B, 6, P, P) uint8: an aligned patch, clean and noisy in channels, flipped and turned."""
-        top, left = self.source.place(2 * pair, rng)
-        both = self.source.read(
+        source = self.source.of_size(patch or self.source.patch)
+        top, left = source.place(2 * pair, rng)
+        both = source.read(
             torch.cat([2 * pair, 2 * pair + 1]), torch.cat([top, top]), torch.cat([left, left])
         )
         both = torch.cat(both.chunk(2), dim=1)
         return flip_turn(both, *draw_flip_turn(len(pair), rng.choices))
 
-    def view(self, pair: Tensor, alpha: Tensor, rng: Randomness) -> tuple[Tensor, Tensor]:
+    def view(
+        self, pair: Tensor, alpha: Tensor, rng: Randomness, patch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One augmented view (clean, noisy) of each pair (B,); alpha (B,) scales its noise.
 
         The CutMix box shows the same region of a second augmented patch of the pair: whole and
         properly turned, whatever the box's shape.
         """
-        both = self.augmented_pair(pair, rng)
-        box = cutmix_mask(len(pair), self.source.patch, rng.choices)
+        both = self.augmented_pair(pair, rng, patch)
+        box = cutmix_mask(len(pair), both.shape[-1], rng.choices)
         mixed = box.any(dim=(1, 2, 3)).nonzero().squeeze(1)
         if len(mixed):
-            second = self.augmented_pair(pair[mixed], rng)
+            second = self.augmented_pair(pair[mixed], rng, patch)
             first = both.index_select(0, mixed.to(both.device))
             inside = box[mixed].to(both.device, torch.uint8)
             # second where inside, else first: exact modulo 256, faster than torch.where
@@ -148,12 +162,12 @@ class RealItems:
         noisy = torch.lerp(clean, noisy, alpha.to(both.device)[:, None, None, None])
         return clean, dequantise(clean, noisy, rng.pixels)
 
-    def triplets(self, n: int, rng: Randomness) -> Triplet:
+    def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         pair = torch.randint(len(self), (n,), generator=rng.choices)
         scaled = torch.rand(n, generator=rng.choices) < 0.5
         alpha = torch.where(scaled, 0.8 + 0.2 * torch.rand(n, generator=rng.choices), 1.0)
         clean, noisy1 = self.view(pair, alpha, rng)
-        _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng)
+        _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng, reference_size)
         return Triplet(clean, noisy1, noisy2)
 
 
@@ -172,46 +186,59 @@ class SyntheticItems:
     ) -> None:
         self.photos, self.real, self.noise = photos, real, noise
 
-    def clean_patches(self, n: int, rng: Randomness) -> Tensor:
+    def clean_patches(self, n: int, rng: Randomness, patch: int | None = None) -> Tensor:
         """(n, 3, P, P) in [0, 1]."""
+        patch = patch or self.photos.patch
         p_real = 0.0 if self.real is None else P_SIDD_CLEAN
         is_real = torch.rand(n, generator=rng.choices) < p_real
         n_real = int(is_real.sum())
         index = torch.randint(len(self.photos), (n - n_real,), generator=rng.choices)
-        patches = self.photos.patches(index, rng)
+        patches = self.photos.of_size(patch).patches(index, rng)
         if not n_real:
             return patches
         pair = torch.randint(len(self.real), (n_real,), generator=rng.choices)
-        blurred = self.real.source.patches(2 * pair, rng, blur=True)
+        blurred = self.real.source.of_size(patch).patches(2 * pair, rng, blur=True)
         back = is_real.long().argsort(stable=True).argsort()  # from photos first to as drawn
         return torch.cat([patches, blurred]).index_select(0, back.to(patches.device))
 
-    def triplets(self, n: int, rng: Randomness) -> Triplet:
+    def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         model = self.noise.draw(n, rng.choices)
-        clean, other = self.clean_patches(n, rng), self.clean_patches(n, rng)
+        clean, other = self.clean_patches(n, rng), self.clean_patches(n, rng, reference_size)
         return Triplet(
             clean, add_noise(clean, model, rng.pixels), add_noise(other, model, rng.pixels)
         )
 
 
 class GeneratorItems:
-    """Items of `train_noiseTransfer.py`: real with probability p_real, else synthetic."""
+    """Items of `train_noiseTransfer.py`: real with probability p_real, else synthetic.
+
+    reference_sizes: sizes of noisy2, one drawn a batch; none: as the other patches (paper).
+    """
 
     def __init__(
-        self, synthetic: SyntheticItems | None, real: RealItems | None, p_real: float = P_REAL
+        self,
+        synthetic: SyntheticItems | None,
+        real: RealItems | None,
+        p_real: float = P_REAL,
+        reference_sizes: Sequence[int] = (),
     ) -> None:
         if synthetic is None and real is None:
             raise ValueError("neither photos nor pairs")
         self.synthetic, self.real = synthetic, real
         self.p_real = 0.0 if real is None else 1.0 if synthetic is None else p_real
+        self.reference_sizes = tuple(reference_sizes)
 
     def triplets(self, n: int, rng: Randomness) -> Triplet:
         n_real = int((torch.rand(n, generator=rng.choices) < self.p_real).sum())
+        size = None
+        if self.reference_sizes:
+            drawn = torch.randint(len(self.reference_sizes), (), generator=rng.choices)
+            size = self.reference_sizes[drawn]
         parts = []
         if n_real:
-            parts.append(self.real.triplets(n_real, rng))
+            parts.append(self.real.triplets(n_real, rng, size))
         if n_real < n:
-            parts.append(self.synthetic.triplets(n - n_real, rng))
+            parts.append(self.synthetic.triplets(n - n_real, rng, size))
         return Triplet(
             torch.cat([p.clean for p in parts]),
             torch.cat([p.noisy1 for p in parts]),

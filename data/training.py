@@ -93,12 +93,14 @@ def open_real_items(
     cache: Path,
     device: torch.device,
     place: StorePlace = "auto",
+    largest: int = 0,
 ) -> RealItems | None:
-    """None without pairs. UserError for an image smaller than the patch, and unequal sides."""
+    """None without pairs. UserError for unequal sides, and an image smaller than the patch or the
+    `largest` one that will be asked for."""
     if not pairs:
         return None
     files = [file for pair in pairs for file in (pair.clean, pair.noisy)]
-    store = ImageStore.open(files, cache, "pairs", min_size=patch)
+    store = ImageStore.open(files, cache, "pairs", min_size=max(patch, largest))
     check_pair_sizes(store)
     kinds = [pair.kind for pair in pairs]
     return RealItems(place_store(store, device, place), kinds, patch, device)
@@ -110,11 +112,12 @@ def open_photos(
     cache: Path,
     device: torch.device,
     place: StorePlace = "auto",
+    largest: int = 0,
 ) -> PatchSource | None:
-    """None without photographs. UserError for an image smaller than the patch."""
+    """None without photographs. UserError for an image smaller than the patch or `largest`."""
     if not photos:
         return None
-    store = ImageStore.open(photos, cache, "photos", min_size=patch)
+    store = ImageStore.open(photos, cache, "photos", min_size=max(patch, largest))
     return PatchSource(place_store(store, device, place), patch, device)
 
 

@@ -1,5 +1,6 @@
 """What trains and what is used: key queue, momentum update, and noise transfer itself."""
 
+import json
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,8 @@ from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
 
 MIN_REFERENCE = 16  # pixels a side; below it the encoder's last stage has too little to average
+MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
+SETTINGS = "transfer.json"  # beside the weights: how references are embedded
 
 
 class KeyQueue(nn.Module):
@@ -45,15 +48,60 @@ def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, m: float) 
     torch._foreach_lerp_(keys, queries, 1 - m)
 
 
+def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
+    """Patches (B, 3, P, P) of image (B, 3, H, W), evenly spread from border to border.
+
+    As many a side as cover it, at most MAX_PATCHES_A_SIDE; of a shorter side the whole.
+    """
+    sides = image.shape[-2:]
+    counts = [min(-(-n // patch), MAX_PATCHES_A_SIDE) for n in sides]
+    tops, lefts = (
+        [round(i * max(n - patch, 0) / max(count - 1, 1)) for i in range(count)]
+        for n, count in zip(sides, counts, strict=True)
+    )
+    return [image[..., y : y + patch, x : x + patch] for y in tops for x in lefts]
+
+
+def read_reference_patch(file: Path) -> int | None:
+    """UserError for anything but {"reference_patch": null or 16 and more}; None without a file."""
+    if not file.is_file():
+        return None
+    try:
+        patch = json.loads(file.read_text())["reference_patch"]
+        if patch is None or (type(patch) is int and patch >= MIN_REFERENCE):
+            return patch
+    except (OSError, ValueError, TypeError, KeyError):
+        pass
+    raise UserError(
+        f'{file}: expected {{"reference_patch": N}}, N null or at least {MIN_REFERENCE}; write '
+        "that, or remove the file to embed references whole"
+    )
+
+
+def write_reference_patch(file: Path, patch: int | None) -> None:
+    file.write_text(json.dumps({"reference_patch": patch}) + "\n")
+
+
 class NoiseTransfer(nn.Module):
     """Put the noise of one noisy reference on any clean image (paper, Eq. for inference).
 
     Evaluation mode throughout: using it does not move the spectral-norm vectors.
+
+    reference_patch: None embeds a reference whole, as the paper does. A number of pixels embeds
+    patches of this size, evenly spread, at most 64, and takes their mean direction: an embedding
+    drifts with the size of what is embedded, so weights trained on small patches are at their best
+    there; and a reference of any size then takes the memory and time of its patches alone.
     """
 
-    def __init__(self, key_encoder: NoiseEncoder, generator: NoiseGenerator) -> None:
+    def __init__(
+        self,
+        key_encoder: NoiseEncoder,
+        generator: NoiseGenerator,
+        reference_patch: int | None = None,
+    ) -> None:
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
+        self.reference_patch = reference_patch
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -61,8 +109,17 @@ class NoiseTransfer(nn.Module):
         return super().train(False)
 
     @classmethod
-    def from_checkpoint(cls, folder: str | Path, device: torch.device | str = "cpu") -> Self:
-        """From a folder with `encoder_k.pt` and `VUNet.pt`; width and d are read off the files."""
+    def from_checkpoint(
+        cls,
+        folder: str | Path,
+        device: torch.device | str = "cpu",
+        reference_patch: int | None = None,
+    ) -> Self:
+        """From a folder with `encoder_k.pt` and `VUNet.pt`; width and d are read off the files.
+
+        reference_patch: pixels, 0 for references embedded whole; None: what SETTINGS beside them
+        says, whole if it is not there.
+        """
         folder = Path(folder)
         networks = []
         for network, file, first in (
@@ -82,17 +139,28 @@ class NoiseTransfer(nn.Module):
                 f"{folder}: encoder_k.pt embeds into {encoder.embed_dim} dimensions, VUNet.pt "
                 f"expects {generator.embed_dim}; take both from one training run"
             )
-        return cls(encoder, generator).requires_grad_(False).to(device)
+        if reference_patch is None:
+            reference_patch = read_reference_patch(folder / SETTINGS)
+        elif 0 != reference_patch < MIN_REFERENCE:
+            raise UserError(
+                f"reference patch {reference_patch}: expected 0, whole, or at least {MIN_REFERENCE}"
+            )
+        network = cls(encoder, generator, reference_patch or None)
+        return network.requires_grad_(False).to(device)
 
     @torch.no_grad()
     def embed(self, reference: Tensor) -> Tensor:
-        """Noisy reference (B, 3, H, W) in [0, 1], at least 16 pixels a side -> z (B, d)."""
+        """Noisy reference (B, 3, H, W) in [0, 1], at least 16 pixels a side -> unit z (B, d)."""
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(
                 f"a reference needs {MIN_REFERENCE} pixels a side, got {tuple(reference.shape)}"
             )
+        patches = [reference]
+        if self.reference_patch:
+            patches = spread_patches(reference, self.reference_patch)
         with shared_spectral_norm(self.key_encoder):
-            return self.key_encoder.embed(reference)[1]
+            z = self.key_encoder.embed(torch.cat(patches))[1]
+        return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()
     def generate(self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None) -> Tensor:

@@ -257,6 +257,9 @@ def script_cases() -> Iterator[Case]:
         yield Case(f"{name}: patch within its border",
                    lambda f, s=script: training(s, f, "--patch", "20", "--border", "10"),
                    "--patch 20: at least 21, border included")  # fmt: skip
+        yield Case(f"{name}: reference smaller than the patch",
+                   lambda f, s=script: training(s, f, "--patch", "20", "--reference-size", "16"),
+                   "--reference-size 16: 0, or at least --patch 20")  # fmt: skip
 
 
 def empty_train(folder: Path) -> None:
@@ -270,6 +273,11 @@ SCRIPTS = [
          "--patch 30: at least 16, divisible by 4"),
     Case("generator: batch larger than the queue", lambda f: training(NT, f, "--batch", "17"),
          "--batch 17: at most --queue-size 16"),
+    Case("generator: --reference-sizes 16 32",
+         lambda f: training(NT, f, "--patch", "32", "--reference-sizes", "16", "32"),
+         "--reference-sizes 16 32: at least --patch 32, divisible by 4"),
+    Case("generator: --reference-patch 8", lambda f: training(NT, f, "--reference-patch", "8"),
+         "--reference-patch 8: 0, or at least 16"),
     Case("generator: --embed-dim 0", lambda f: training(NT, f, "--embed-dim", "0"),
          "--embed-dim 0: expected 1 or more"),
     Case("generator: --temperature 0", lambda f: training(NT, f, "--temperature", "0"),

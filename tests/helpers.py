@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from data.items import Triplet
 from tests.golden import recipe
 
 
@@ -32,3 +33,14 @@ def read_png(path: Path) -> np.ndarray:
         assert image.format == "PNG"
         assert image.mode == "RGB"
         return np.asarray(image)
+
+
+class Items:
+    """In place of a data set: constant patches, so that it shows which one is used for what."""
+
+    def triplets(self, n: int, rng: object, reference_size: int | None = None) -> Triplet:
+        sizes = {0.25: 16, 0.5: 16, 0.75: reference_size or 16}
+        return Triplet(*(torch.full((n, 3, size, size), x) for x, size in sizes.items()))
+
+    def clean_patches(self, n: int, rng: object, size: int | None = None) -> Tensor:
+        return torch.full((n, 3, size or 16, size or 16), 0.25)

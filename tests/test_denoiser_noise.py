@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
-from data.items import Triplet
 from models import NoiseEncoder, NoiseGenerator
 from models.baselines import blind_sigma
 from models.generator import normal_noise
 from supp_tbl import denoiser_titles
+from tests.helpers import Items
 from tests.test_training_step import Spy
 from utils.checkpoint import load_state
 
@@ -103,16 +103,6 @@ def test_generated_noise_comes_from_the_networks(nt: Path) -> None:
 
 
 # --------------------------------------------------------------------------------- whole scripts
-
-
-class Items:
-    """In place of a data set: white, grey and black patches, to show which is used for what."""
-
-    def triplets(self, n: int, rng: object) -> Triplet:
-        return Triplet(*(torch.full((n, 3, 16, 16), value) for value in (0.25, 0.5, 0.75)))
-
-    def clean_patches(self, n: int, rng: object) -> Tensor:
-        return torch.full((n, 3, 16, 16), 0.25)
 
 
 @pytest.mark.parametrize("noise", NOISES)

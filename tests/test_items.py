@@ -326,6 +326,31 @@ def test_only_photos_or_only_pairs(tmp_path: Path) -> None:
         GeneratorItems(None, None)
 
 
+def test_reference_sizes(tmp_path: Path) -> None:
+    """noisy2 has one of the sizes, each as often as the others, from images of the item's kind."""
+    real, photos = flat_pairs(tmp_path / "pairs", patch=8), flat_photos(tmp_path / "photos", 8)
+    sizes = (8, 12, 16)
+    items, batches = GeneratorItems(SyntheticItems(photos), real, 0.5, sizes), 300
+    drawn = []
+    for step in range(batches):
+        t = items.triplets(8, rng(0, 0, step))
+        assert t.clean.shape == t.noisy1.shape == (8, 3, 8, 8)
+        assert t.noisy2.shape[:2] == (8, 3)
+        assert t.noisy2.shape[2] == t.noisy2.shape[3]
+        drawn.append(t.noisy2.shape[2])
+        pairs = blue(t.clean) < 100
+        kinds = [KINDS[b - 10] for b in blue(t.clean)[pairs]]
+        assert kinds == [KINDS[b - 10] for b in blue(t.noisy2)[pairs]]
+    assert_counts(torch.tensor([drawn.count(s) for s in sizes]), 1 / 3, batches)
+
+
+def test_reference_of_patch_size_is_the_default(tmp_path: Path) -> None:
+    """Naming the patch's own size changes nothing but the one number drawn for it."""
+    real = flat_pairs(tmp_path / "pairs", patch=8)
+    named = GeneratorItems(None, real, reference_sizes=(8,)).triplets(4, rng())
+    assert {tuple(x.shape) for x in tensors(named)} == {(4, 3, 8, 8)}
+
+
 def tensors(triplet: Triplet) -> list[Tensor]:
     return [triplet.clean, triplet.noisy1, triplet.noisy2]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
-from models.noise_transfer import KeyQueue, momentum_update
+from models.noise_transfer import SETTINGS, KeyQueue, momentum_update, spread_patches
 from tests.golden import recipe
 from tests.helpers import images
 from utils.errors import UserError
@@ -253,6 +253,75 @@ def test_from_checkpoint_without_a_file(tmp_path, file):
     with pytest.raises(UserError, match="no such checkpoint") as error:
         NoiseTransfer.from_checkpoint(tmp_path)
     assert str(tmp_path / file) in str(error.value)
+
+
+# --------------------------------------------------------------------- references in patches
+
+
+def corners(height: int, width: int, patch: int) -> list[tuple[int, int]]:
+    """Top left corners, read off an image of its own coordinates."""
+    image = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
+    patches = spread_patches(image[None], patch)
+    assert {tuple(p.shape) for p in patches} == {(1, 2, min(patch, height), min(patch, width))}
+    return [tuple(p[0, :, 0, 0].tolist()) for p in patches]
+
+
+def test_spread_patches():
+    assert corners(40, 100, 40) == [(0, 0), (0, 30), (0, 60)]
+    assert corners(41, 40, 40) == [(0, 0), (1, 0)]
+    assert corners(30, 100, 50) == [(0, 0), (0, 50)]  # the shorter side whole
+    assert corners(16, 16, 96) == [(0, 0)]
+    large = corners(1000, 3000, 96)  # 8 a side, from border to border
+    assert len(large) == 64
+    assert (large[0], large[-1]) == ((0, 0), (904, 2904))
+    steps = {b[1] - a[1] for a, b in pairwise(large) if a[0] == b[0]}
+    assert steps == {414, 415}  # 2904 / 7, rounded
+
+
+def test_embedding_in_patches_is_the_mean_direction(transfer):
+    reference = images(3, 2, 3, 40, 70)
+    whole = transfer.embed(reference)
+    transfer.reference_patch = 32
+    z = transfer.embed(reference)
+    tops, lefts = (0, 8), (0, 19, 38)
+    parts = [
+        transfer.key_encoder.embed(reference[..., y : y + 32, x : x + 32])[1]
+        for y in tops
+        for x in lefts
+    ]
+    mean = torch.stack(parts).mean(0)
+    torch.testing.assert_close(z, mean / mean.norm(dim=1, keepdim=True), rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(z, whole, atol=1e-4)
+    for size in (70, 96):  # nothing to divide
+        transfer.reference_patch = size
+        torch.testing.assert_close(transfer.embed(reference), whole, rtol=1e-5, atol=1e-6)
+    transfer.reference_patch = 32
+    for i in range(2):
+        torch.testing.assert_close(transfer.embed(reference[i : i + 1]), z[i : i + 1])
+
+
+def test_how_references_are_embedded_is_read_beside_the_weights(tmp_path):
+    write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    (tmp_path / SETTINGS).write_text('{"reference_patch": 48}')
+    assert NoiseTransfer.from_checkpoint(tmp_path).reference_patch == 48
+    assert NoiseTransfer.from_checkpoint(tmp_path, reference_patch=64).reference_patch == 64
+    assert NoiseTransfer.from_checkpoint(tmp_path, reference_patch=0).reference_patch is None
+    with pytest.raises(UserError, match="reference patch 8: expected 0, whole, or at least 16"):
+        NoiseTransfer.from_checkpoint(tmp_path, reference_patch=8)
+    (tmp_path / SETTINGS).write_text('{"reference_patch": null}')
+    assert NoiseTransfer.from_checkpoint(tmp_path).reference_patch is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "48", "[48]", "{}", '{"reference_patch": 8}', '{"reference_patch": "48"}',
+             '{"reference_patch": true}', "\xff"],
+)  # fmt: skip
+def test_damaged_settings(tmp_path, text):
+    write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    (tmp_path / SETTINGS).write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"transfer\.json: expected .*; write that, or remove") as e:
+        NoiseTransfer.from_checkpoint(tmp_path)
+    assert str(tmp_path) in str(e.value)
 
 
 def test_every_sample_of_the_batch_draws_its_own_noise(transfer):

@@ -20,10 +20,9 @@ from torch import Tensor
 import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
 import train_noiseTransfer as NT
-from data.items import Triplet
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.layers import SpectralWeight
-from tests.helpers import equal_states, images
+from tests.helpers import Items, equal_states, images
 from utils.checkpoint import load_state
 from utils.errors import UserError
 from utils.evaluation import denoiser_from_checkpoint
@@ -114,7 +113,7 @@ def below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 FILES = {
-    NT: {"VUNet.pt", "encoder_q.pt", "encoder_k.pt"},
+    NT: {"VUNet.pt", "encoder_q.pt", "encoder_k.pt", "transfer.json"},
     REAL: {"ridnet_g.pt"},
     SYNTHETIC: {"ridnet_g.pt"},
 }
@@ -280,35 +279,48 @@ def test_bundled_sample_where_there_are_no_images(command, data, tmp_path, monke
     assert "using the bundled sample" in capsys.readouterr().out
 
 
-class Items:
-    """In place of a data set: constant patches, so that it shows which one is used for what."""
-
-    def triplets(self, n: int, rng: object) -> Triplet:
-        return Triplet(*(torch.full((n, 3, 16, 16), value) for value in (0.25, 0.5, 0.75)))
-
-    def clean_patches(self, n: int, rng: object) -> Tensor:
-        return torch.full((n, 3, 16, 16), 0.25)
-
-
-@pytest.mark.parametrize(("script", "expected"), [(REAL, 0.75), (SYNTHETIC, 0.5)])
-def test_reference_of_the_denoisers(script, expected, command, monkeypatch):
-    """Real: the other view, never the patch's own noise; synthetic: the patch itself, noisy."""
+@pytest.fixture
+def pairs_seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """(clean, reference) of the denoisers' training steps, which do nothing else."""
     seen = []
 
     def step(
         s: object, c: object, transfer: object, clean: Tensor, reference: Tensor, noise
     ) -> dict:
-        seen.append((clean.unique().tolist(), reference.unique().tolist()))
+        seen.append((clean, reference))
         s.step += 1
         return {"loss_l1": torch.tensor(0.0)}
 
-    monkeypatch.setattr(script, "open_items", lambda c, device: Items())
-    monkeypatch.setattr(script, "train_step", step)
-    monkeypatch.setattr(script, "find_validation_sets", lambda root, **how: [])
-    if script is SYNTHETIC:
-        monkeypatch.setattr(script, "add_noise", lambda clean, model, generator: clean + 0.25)
+    for script in (REAL, SYNTHETIC):
+        monkeypatch.setattr(script, "open_items", lambda c, device: Items())
+        monkeypatch.setattr(script, "train_step", step)
+        monkeypatch.setattr(script, "find_validation_sets", lambda root, **how: [])
+    monkeypatch.setattr(SYNTHETIC, "add_noise", lambda clean, model, generator: clean + 0.25)
+    return seen
+
+
+@pytest.mark.parametrize(("script", "expected"), [(REAL, 0.75), (SYNTHETIC, 0.5)])
+def test_reference_of_the_denoisers(script, expected, command, pairs_seen):
+    """Real: the other view, never the patch's own noise; synthetic: the patch itself, noisy."""
     script.main(command(script, "--epochs", "1", "--steps-per-epoch", "1"))
-    assert seen == [([0.25], [expected])]
+    ((clean, reference),) = pairs_seen
+    assert (clean.unique().tolist(), reference.unique().tolist()) == ([0.25], [expected])
+    assert clean.shape == reference.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
+def test_larger_references(script, command, pairs_seen, monkeypatch):
+    """Synthetic: the patch in the middle of its surroundings, which are what is noisy."""
+    image = torch.arange(24 * 24.0).view(1, 1, 24, 24).expand(2, 3, -1, -1)
+    monkeypatch.setattr(Items, "clean_patches", lambda self, n, rng, size: image)
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24")
+    script.main(command(script, *flags))
+    ((clean, reference),) = pairs_seen
+    assert clean.shape == (2, 3, 16, 16)
+    assert reference.shape == (2, 3, 24, 24)
+    if script is SYNTHETIC:
+        assert torch.equal(clean, image[..., 4:20, 4:20])
+        assert torch.equal(reference, image + 0.25)
 
 
 @pytest.mark.parametrize("kind", ["DIV2K", "sidd"])
