@@ -115,9 +115,12 @@ def train(c: Config, device: torch.device) -> None:
         # The reference is the same patch, with its surroundings where it is to be larger.
         surroundings = items.clean_patches(batch_size, rng, c.reference_size or None)
         start = (surroundings.shape[-1] - c.patch) // 2
-        clean = surroundings[..., start : start + c.patch, start : start + c.patch].contiguous()
+        inside = slice(start, start + c.patch)
         model = REFERENCE_NOISE.draw(batch_size, rng.choices)
-        return clean, add_noise(surroundings, model, rng.pixels), rng
+        reference = add_noise(surroundings, model, rng.pixels)
+        if c.noise == "real":  # then it is the input, not a reference
+            reference = reference[..., inside, inside].contiguous()
+        return surroundings[..., inside, inside].contiguous(), reference, rng
 
     with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
         log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)

@@ -323,6 +323,15 @@ def test_larger_references(script, command, pairs_seen, monkeypatch):
         assert torch.equal(reference, image + 0.25)
 
 
+@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
+def test_the_patchs_own_noise_is_never_larger(script, command, pairs_seen):
+    """--noise real beside --reference-size: the input of the denoiser is of the patch's size."""
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24", "--noise", "real")
+    script.main(command(script, *flags))
+    ((clean, noisy),) = pairs_seen
+    assert clean.shape == noisy.shape == (2, 3, 16, 16)
+
+
 @pytest.mark.parametrize("kind", ["DIV2K", "sidd"])
 def test_one_kind_of_images_is_enough_for_the_generator(kind, command, data, tmp_path):
     images = str(data / "train_images" / kind)
