@@ -2,9 +2,10 @@
 
     python -m benchmarks.ablate                                     # all of them, --preset lite
     python -m benchmarks.ablate --rows none no-contrastive --train="--preset lite --epochs 4"
+    python -m benchmarks.ablate --rows none --seeds 0 1 2           # what chance alone changes
 
-The runs differ in their row alone. Those that were interrupted go on, finished ones are only
-measured. Without test images, all are measured on the bundled sample.
+The runs differ in their row and seed alone. Those that were interrupted go on, finished ones are
+only measured. Without test images, all are measured on the bundled sample.
 """
 
 import dataclasses
@@ -35,12 +36,14 @@ class Config:
     """Which; see ABLATIONS in train_noiseTransfer.py."""
     train: str = "--preset lite"
     """Flags of train_noiseTransfer.py for every row, in one string: --train="--preset lite"."""
+    seeds: tuple[int, ...] = (0,)
+    """Each row is trained once with each: differences smaller than theirs mean nothing."""
     gpu: str = "0"
     test_images: Path = Path("test_images")
     limit: int | None = None
     """Measure only the first so many images of each test set."""
     runs: Path = Path("runs/ablations")
-    """A run folder a row goes here."""
+    """Run folders go here: ROW/seed0 and so on."""
     out: Path = Path("supp/tbl")
     """ablations.txt, .md, .tex and .csv go here."""
     cache: Path = Path("cache")
@@ -50,6 +53,7 @@ COLUMNS = (
     Column("test_set", "test set"),
     Column("images", "images", "d"),
     Column("ablation", "ablation"),
+    Column("seed", "seed", "d"),
     Column("akld", "AKLD", ".3f", interval=True),
     Column("akld_unpaired", "unpaired", ".3f"),
     Column("akld_cross", "cross", ".3f"),
@@ -61,10 +65,11 @@ COLUMNS = (
 )
 
 
-def train(c: Config, row: str) -> Path:
+def train(c: Config, row: str, seed: int) -> Path:
     """The folder of the finished run; UserError if it does not finish."""
-    folder = c.runs / row
-    flags = ["--ablation", row, "--run-dir", str(folder), "--gpu", c.gpu, "--cache", str(c.cache)]
+    folder = c.runs / row / f"seed{seed}"
+    flags = ["--ablation", row, "--seed", str(seed), "--run-dir", str(folder)]
+    flags += ["--gpu", c.gpu, "--cache", str(c.cache)]
     command = [sys.executable, train_noiseTransfer.__file__, *shlex.split(c.train), *flags]
     print(f"\n{shlex.join(['python', 'train_noiseTransfer.py', *command[2:]])}", flush=True)
     status = subprocess.run(command, check=False).returncode
@@ -72,7 +77,9 @@ def train(c: Config, row: str) -> Path:
     return folder
 
 
-def measure(c: Config, row: str, folder: Path, sets: list[PairedTestSet], table: Table) -> None:
+def measure(
+    c: Config, row: str, seed: int, folder: Path, sets: list[PairedTestSet], table: Table
+) -> None:
     device = choose_device(c.gpu)
     networks = NoiseTransfer.from_checkpoint(folder, device)
     inject_noise = saved_settings(folder)["inject_noise"]
@@ -86,7 +93,7 @@ def measure(c: Config, row: str, folder: Path, sets: list[PairedTestSet], table:
             other = evaluate_transfer(transfer, test_set, reference=reference, **how)
             figures[f"akld_{reference}"] = other["akld"]
         figures.setdefault("akld_cross", figures["akld"] + float("nan"))
-        table.add(test_set, {"ablation": row}, figures)
+        table.add(test_set, {"ablation": row, "seed": seed}, figures)
 
 
 def other_references(test_set: PairedTestSet) -> list[Literal["unpaired", "cross"]]:
@@ -97,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     unknown = [row for row in c.rows if row not in ABLATIONS]
     require(bool(c.rows) and not unknown, f"--rows {unknown}: expected some of {list(ABLATIONS)}")
+    require(bool(c.seeds), "--seeds: expected at least one number")
     sets = [s for s in find_test_sets(c.test_images) if isinstance(s, PairedTestSet)]
     if not sets:
         sample = write_sample(c.cache / "sample") / "test_images"
@@ -106,8 +114,9 @@ def main(argv: list[str] | None = None) -> None:
     table = Table("ablations", f"Ablations of {c.train}; means and 95% intervals", COLUMNS)
     record = provenance()
     for row in c.rows:
-        measure(c, row, train(c, row), sets, table)
-        table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])
+        for seed in c.seeds:
+            measure(c, row, seed, train(c, row, seed), sets, table)
+            table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])
     print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .tex, .csv, _images.csv")
 
 

@@ -205,14 +205,23 @@ def test_two_rows_are_trained_and_tabulated(here: Path, capsys: pytest.CaptureFi
         assert f"{float(row['akld']):.3f} [{float(row['akld_low']):.3f}" in out
     assert rows[0]["akld"] != rows[1]["akld"]
     for row in ("none", "no-noise-injection"):
-        assert (here / f"runs/ablations/{row}/VUNet.pt").is_file()
-        assert f"--ablation {row} --run-dir runs/ablations/{row}" in out
+        assert (here / f"runs/ablations/{row}/seed0/VUNet.pt").is_file()
+        assert f"--ablation {row} --seed 0 --run-dir runs/ablations/{row}/seed0" in out
 
     before = (here / "supp/tbl/ablations.csv").read_bytes()
     run("--rows", "none", "no-noise-injection")  # finished: measured again, the same
     assert (here / "supp/tbl/ablations.csv").read_bytes() == before
-    log = (here / "runs/ablations/none/stats.jsonl").read_text()
+    log = (here / "runs/ablations/none/seed0/stats.jsonl").read_text()
     assert log.count('"group": "train"') == 1
+
+
+def test_seeds_are_rows_of_their_own(here: Path) -> None:
+    run("--rows", "none", "--seeds", "0", "1")
+    rows = rows_of(here / "supp/tbl/ablations.csv")
+    assert [(r["ablation"], r["seed"]) for r in rows] == [("none", "0"), ("none", "1")]
+    assert rows[0]["akld"] != rows[1]["akld"]
+    with pytest.raises(UserError, match=r"--seeds: expected at least one number"):
+        run("--seeds")
 
 
 def test_one_image_has_no_cross_references(here: Path) -> None:
@@ -228,6 +237,6 @@ def test_one_image_has_no_cross_references(here: Path) -> None:
 def test_rows_and_trainings_that_fail(here: Path) -> None:
     with pytest.raises(UserError, match=r"--rows \['no-gan'\]: expected some of \['none', "):
         run("--rows", "none", "no-gan")
-    with pytest.raises(UserError, match=r"runs/ablations/none: its training ended with status 1"):
+    with pytest.raises(UserError, match=r"ablations/none/seed0: its training ended with status 1"):
         run("--rows", "none", train=f"{TINY} --batch 0")
     assert not (here / "supp").exists()
