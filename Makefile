@@ -9,6 +9,7 @@ tables: $(VENV)/.installed  ## every table, from the weights in ckpts/
 	$(BIN)/python supp_tbl.py --gpu 0
 
 readme: $(VENV)/.installed  ## every number and picture of the README's results, from ckpts/
+	$(BIN)/python -m pip install --quiet bm3d  # free for research only, hence no requirement
 	$(BIN)/python -m figs.make_readme
 
 test: $(VENV)/.installed-dev lint  ## lint and the whole test suite, on the CPU (and CUDA if there)

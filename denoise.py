@@ -39,7 +39,7 @@ class Config:
     """A noisy image, or a folder of them; sub-folders are kept."""
     output: Path
     """Folder for the denoised images (PNG); made if missing."""
-    checkpoint: Path = Path("ckpts/sidd")
+    checkpoint: Path = Path("ckpts/sidd/ridnet_g.pt")
     """Weights of a denoiser (ridnet, dncnn or unet), or a folder that holds one <name>_g.pt."""
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""

@@ -118,13 +118,13 @@ NOISE_COLUMNS = (
     Column("noise", "noise"),
     Column("reference", "reference"),
     Column("akld", "AKLD", ".3f", interval=True),
-    Column("corr_generated", "corr.", ".3f"),  # of neighbouring pixels
+    Column("corr_generated", "corr.", ".3f", interval=True),  # of neighbouring pixels
     Column("corr_real", "real corr.", ".3f"),
     Column("std_ratio", "std ratio", ".3f"),  # generated over real
     Column("ks", "KS", ".4f"),
     Column("kld", "KLD", ".4f"),
     Column("kld_tails", "KLD, tails", ".4f"),
-    Column("acf", "ACF dist.", ".3f"),
+    Column("acf", "ACF dist.", ".3f", interval=True),
     Column("nlf", "NLF dist.", ".3f"),
 )
 KNOWN_COLUMNS = (

@@ -1,12 +1,17 @@
 """README: its Python runs on the shipped weights, its links lead somewhere, its sums are true."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 import supp_tbl
+import train_denoiser
+import train_denoiser_synthetic
+import train_noiseTransfer
+from benchmarks import ablate
 from utils.checkpoint import sha256
 
 ROOT = Path(__file__).parent.parent
@@ -16,7 +21,10 @@ TABLE_COLUMNS = {
     "denoising": supp_tbl.DENOISING_COLUMNS,
     "synthetic": supp_tbl.SYNTHETIC_COLUMNS,
     "noise_real": supp_tbl.NOISE_COLUMNS,
-    "denoising_comparison": supp_tbl.DENOISING_COLUMNS,
+    "known_real": supp_tbl.KNOWN_COLUMNS,
+    "denoising_real": supp_tbl.DENOISING_COLUMNS,
+    "synthetic_real": supp_tbl.SYNTHETIC_COLUMNS,
+    "ablations": ablate.COLUMNS,
 }
 
 
@@ -78,3 +86,20 @@ def test_checksums_of_the_weights() -> None:
     }
     for name, expected in rows:
         assert sha256(ROOT / "ckpts" / name) == expected, name
+
+
+def test_training_table_is_that_of_the_presets() -> None:
+    text = (ROOT / "README.md").read_text()
+    for script in (train_noiseTransfer, train_denoiser, train_denoiser_synthetic):
+        rows = text.partition(f"| `{script.__name__}.py` | `paper`")[2]
+        for preset, row in zip(("paper", "lite"), ("| `paper`" + rows).splitlines(), strict=False):
+            c = script.Config(**script.PRESETS[preset])
+            steps, lr = f"{c.epochs * c.steps_per_epoch:,}", f"{c.lr:.0e}".replace("e-0", "e-")
+            settings = f"`{preset}` | {c.width} | {c.batch}, {c.patch} | {steps} | {lr}, "
+            assert settings in row, script.__name__
+
+
+def test_reference_patch_of_the_weights() -> None:
+    patch = json.loads((ROOT / "ckpts/NT/transfer.json").read_text())["reference_patch"]
+    for page in ("README.md", "ckpts/README.md"):
+        assert f"in patches of {patch} pixels" in " ".join((ROOT / page).read_text().split())
