@@ -304,7 +304,7 @@ STYLE = """
   :root { --page: #16191d; --ink: #e6e8eb; --faint: #a0a8b2; --rule: #3a4049; --link: #7cb7ff; }
 }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1120px; padding: 16px; background: var(--page);
+body { margin: 0 auto; max-width: 1400px; padding: 16px; background: var(--page);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.7rem; line-height: 1.25; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 2.5rem 0 .75rem; padding-top: .75rem;
@@ -321,7 +321,8 @@ th, td { padding: .3rem .7rem; text-align: left; white-space: nowrap;
 th.number, td.number { text-align: right; }
 figure { margin: 0; min-width: 0; }
 figcaption { color: var(--faint); font-size: .85rem; line-height: 1.35; }
-.strip { display: grid; gap: 12px; grid-template-columns: repeat(auto-fill, 192px); }
+.strip { max-width: 1088px; display: grid; gap: 12px;
+  grid-template-columns: repeat(auto-fill, 192px); }
 .strip img { display: block; width: 100%; height: auto; image-rendering: pixelated; }
 .graphs { display: grid; gap: 24px 32px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
