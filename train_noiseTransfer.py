@@ -138,7 +138,7 @@ class Config:
     """Parts in which a process takes its batch: less memory, the same step."""
     patch: int = 96
     reference_sizes: tuple[int, ...] = ()
-    """Of the reference noisy2's patch, one drawn a batch; by default patch, as in the paper."""
+    """Of the reference noisy2's patch, one drawn a batch; none given: --patch, as in the paper."""
     epochs: int = 200
     steps_per_epoch: int = 2000
     lr: float = 1e-4
