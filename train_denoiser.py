@@ -264,9 +264,12 @@ def train(c: Config, device: torch.device) -> None:
 
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
-        batch = items.triplets(batch_size, rng, c.reference_size or None)
+        if c.noise == "real":  # no reference
+            batch = items.triplets(batch_size, rng)
+            return batch.clean, batch.noisy1, rng
         # Unpaired: another place, with noise of the same kind.
-        return batch.clean, batch.noisy1 if c.noise == "real" else batch.noisy2, rng
+        batch = items.triplets(batch_size, rng, c.reference_size or None)
+        return batch.clean, batch.noisy2, rng
 
     with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
         log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)

@@ -169,7 +169,7 @@ PRESETS = {
     "paper": {},
     # A few thousand steps instead of 400,000: small patches, a higher rate, and a key encoder that
     # keeps up. Less weight on the L1 terms, more on the adversarial one: two draws of noise differ
-    # least where one of them is weak, and with the paper's weights it stays weak; ckpts/README.md.
+    # least where one of them is weak, so the L1 terms alone would have none. See ckpts/README.md.
     "lite": dict(
         width=16, batch=4, patch=48, epochs=13, steps_per_epoch=200, p_real=0.85,
         reference_sizes=(48, 96), reference_patch=64,

@@ -15,8 +15,8 @@ other images are there, nor (up to rounding) on the device.
 
 Each image goes through the network whole: at width 64 about 2.5 kB a pixel, 30 GB for 12
 megapixels, at width 16 a third of it; the reference half as much, or nearly nothing if it is
-embedded in patches. One that needs more memory than
-is free is skipped (the reference: refused). So is a damaged one; the end of the run lists both.
+embedded in patches. One that needs more memory than is free is skipped (the reference: refused).
+So is a damaged one; the end of the run lists both.
 Exit status: 0 all written, 1 some skipped, 2 stopped for the reason that the message gives.
 """
 

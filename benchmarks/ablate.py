@@ -77,9 +77,9 @@ def train(c: Config, row: str, seed: int) -> Path:
     return folder
 
 
-def measure(
-    c: Config, row: str, seed: int, folder: Path, sets: list[PairedTestSet], table: Table
-) -> None:
+def measure(c: Config, row: str, seed: int, sets: list[PairedTestSet], table: Table) -> None:
+    """The rows of one run, trained first if it is not finished."""
+    folder = train(c, row, seed)
     device = choose_device(c.gpu)
     networks = NoiseTransfer.from_checkpoint(folder, device)
     inject_noise = saved_settings(folder)["inject_noise"]
@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     record = provenance()
     for row in c.rows:
         for seed in c.seeds:
-            measure(c, row, seed, train(c, row, seed), sets, table)
+            measure(c, row, seed, sets, table)
             table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])
     print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .tex, .csv, _images.csv")
 
