@@ -108,9 +108,15 @@ def warm_up_cosine(step: int, total: int, warm_up: int) -> float:
 def apply_gradients(
     optimiser: torch.optim.Optimizer, network: nn.Module, grads: Sequence[Tensor]
 ) -> None:
-    """One step of `optimiser` with these gradients of the network's parameters, in their order."""
+    """One step of `optimiser` with these gradients of the network's parameters, in their order.
+
+    Each gradient gets its parameter's layout first. autograd.grad does not see to that, as backward
+    does, and fused Adam takes it for granted: on a CPU it would pair weights with the gradients of
+    others without a word, on CUDA it stops.
+    """
     for parameter, grad in zip(network.parameters(), grads, strict=True):
-        parameter.grad = grad
+        alike = grad.stride() == parameter.stride()
+        parameter.grad = grad if alike else torch.empty_like(parameter).copy_(grad)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
 
