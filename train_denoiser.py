@@ -24,8 +24,14 @@ from tqdm import tqdm
 
 from data.folders import PairedTestSet
 from data.items import RealItems
+from data.noise import LOST_CORRELATION
 from data.prefetch import Prefetcher
-from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
+from data.training import (
+    find_pairs_and_photos,
+    find_validation_sets,
+    named_pairs,
+    open_real_items,
+)
 from models import NoiseTransfer, build_denoiser
 from models.baselines import BASELINES
 from models.generator import normal_noise
@@ -126,6 +132,8 @@ class Config(DenoiserConfig):
     """Where the run's checkpoint, weights and logs go."""
     pairs: tuple[Path, ...] = ()
     """Folders of real noisy/clean pairs; one named twice counts twice."""
+    white_pairs: tuple[Path, ...] = ()
+    """More of them, whose noise lost its correlation (resized): a random one is given to it."""
     weight_decay: float = 1e-5
 
 
@@ -133,7 +141,7 @@ class Config(DenoiserConfig):
 PRESETS = {
     "paper": {},
     "lite": dict(
-        width=16, batch=8, patch=56, reference_size=116, epochs=8, steps_per_epoch=300,
+        width=16, batch=8, patch=64, epochs=10, steps_per_epoch=300,
         lr=1e-3, lr_decay="cosine", warm_up=100, ema=0.995,
     ),
 }  # fmt: skip
@@ -222,7 +230,15 @@ def open_items(c: Config, device: torch.device) -> RealItems:
     pairs, _ = find_pairs_and_photos(
         c.train_images, c.pairs, sample_cache=c.cache / "sample" if c.debug else None
     )
-    items = open_real_items(pairs, c.patch, c.cache, device, largest=c.reference_size)
+    items = open_real_items(
+        pairs,
+        c.patch,
+        c.cache,
+        device,
+        largest=c.reference_size,
+        white=named_pairs(c.white_pairs),
+        correlation=LOST_CORRELATION if c.white_pairs else None,
+    )
     if items is None:
         raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")
     return items

@@ -1,6 +1,9 @@
 """Augmentations as batched tensor operations; every draw comes from an explicit generator."""
 
+from dataclasses import dataclass
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -57,3 +60,43 @@ def dequantise(clean: Tensor, noisy: Tensor, generator: torch.Generator) -> Tens
     has_noise = (noisy - clean).abs_().sum(dim=1, keepdim=True) > 1e-3
     dither = torch.rand(noisy.shape, device=noisy.device, generator=generator).sub_(0.5).div_(255)
     return dither.mul_(has_noise).add_(noisy).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class SceneDistribution:
+    """How clean patches are varied beyond the paper, so that noise is not told by its scene.
+
+    blur: with p, a Gaussian of sigma uniform in this range (pixels): phones' pixels are finer than
+    their lenses, resized photographs are sharp. dim: with p, contrast times a factor uniform in
+    this range, then a brightness uniform in what it leaves of [0, 1].
+    """
+
+    p: float
+    blur: tuple[float, float] = (0.0, 2.5)
+    dim: tuple[float, float] = (0.1, 1.0)
+
+    def apply(self, clean: Tensor, generator: torch.Generator, dim: bool = True) -> Tensor:
+        """clean (B, 3, H, W) in [0, 1] -> a varied copy; dim: whether brightness changes too."""
+        n = len(clean)
+        u = torch.rand(5, n, generator=generator).to(clean.device)
+        sigma = self.blur[0] + u[1] * (self.blur[1] - self.blur[0])
+        x = blur_each(clean, torch.where(u[0] < self.p, sigma, 0.0))
+        if not dim:
+            return x
+        factor = self.dim[0] + u[3] * (self.dim[1] - self.dim[0])
+        factor = torch.where(u[2] < self.p, factor, 1.0)[:, None, None, None]
+        return x * factor + u[4, :, None, None, None] * (1 - factor)
+
+
+def blur_each(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image of (B, C, H, W) by a Gaussian of its own sigma (B,), in pixels; 0: not."""
+    radius = max(1, int(3 * sigma.max().ceil()))
+    x = torch.arange(-radius, radius + 1, device=images.device)
+    kernel = torch.exp(-0.5 * (x / sigma.clamp_min(1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(images.shape[1], dim=0)
+    groups = len(kernel)
+    padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(
+        1, groups, images.shape[2] + 2 * radius, -1
+    )
+    rows = F.conv2d(padded, kernel[:, None, None, :], groups=groups)
+    return F.conv2d(rows, kernel[:, None, :, None], groups=groups).view_as(images)

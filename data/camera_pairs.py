@@ -9,12 +9,14 @@ balance. A kind of noise is a sub-folder of clean/ and noisy/. In SIDD's layout,
 levels, the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import cv2
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from data.camera import NOISE_LEVEL, camera_pair, noise_level, random_noise_level
@@ -43,6 +45,8 @@ class Config:
     """Of each kind. With one, an encoder can tell kinds apart by what the pictures show."""
     exposure: tuple[float, float] = (1.0, 1.0)
     """Range of a factor on a scene's pixel values; 0.25 1 for the dark rooms of SIDD."""
+    blur: tuple[float, float] = (0.0, 0.0)
+    """Range of a lens's Gaussian blur, sigma in pixels: phones' pixels are finer than lenses."""
     side: int = 384
     """Pixels a side, at most."""
     seed: int = 0
@@ -54,6 +58,10 @@ def main(argv: list[str] | None = None) -> None:
     require(
         0 < c.exposure[0] <= c.exposure[1] <= 1,
         f"--exposure {c.exposure[0]} {c.exposure[1]}: expected a range within 0 and 1",
+    )
+    require(
+        0 <= c.blur[0] <= c.blur[1] < math.inf,
+        f"--blur {c.blur[0]} {c.blur[1]}: expected a range from 0 up",
     )
     require(c.kinds >= 1, f"--kinds {c.kinds}: expected 1 or more")
     require(
@@ -68,6 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     for i, kind in enumerate(tqdm(settings, unit="pair")):
         rng = np.random.default_rng([c.seed, 3, i])
         window = clean_window(photos[order[i % len(photos)]], c.side, rng)
+        if c.blur[1]:
+            window = gaussian_filter(window, (*[rng.uniform(*c.blur)] * 2, 0))
         if c.levels == "measured":
             phone, iso = kind
             level, gains, name = noise_level(phone, iso), draw_gains(rng), f"{phone}_{iso:05d}"

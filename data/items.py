@@ -11,8 +11,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.augment import cutmix_mask, dequantise, draw_flip_turn, flip_turn, replace_rows
-from data.noise import GENERATOR_NOISE, NoiseModelDistribution, add_noise
+from data.augment import (
+    SceneDistribution,
+    cutmix_mask,
+    dequantise,
+    draw_flip_turn,
+    flip_turn,
+    replace_rows,
+)
+from data.noise import (
+    GENERATOR_NOISE,
+    NoiseCorrelation,
+    NoiseCorrelationDistribution,
+    NoiseModelDistribution,
+    add_noise,
+    correlate,
+)
 from data.store import DeviceImageStore, ImageStore
 from utils.filters import gaussian_kernel1d
 from utils.seeding import Randomness
@@ -106,6 +120,9 @@ class RealItems:
     """Real items: two views of noise of one kind, from pairs [clean 0, noisy 0, clean 1, ...].
 
     kinds: a label a pair; pairs with equal labels share their noise (SIDD: the same ISO).
+    white: how many of the last pairs have noise that lost its correlation (resized images);
+    correlation: what is given to it, the same to both views; scenes: how their clean side varies
+    under the same noise.
     """
 
     def __init__(
@@ -114,6 +131,9 @@ class RealItems:
         kinds: Sequence[str],
         patch: int,
         device: torch.device,
+        white: int = 0,
+        correlation: NoiseCorrelationDistribution | None = None,
+        scenes: SceneDistribution | None = None,
     ) -> None:
         if len(store) != 2 * len(kinds):
             raise ValueError(f"{len(store)} images are not {len(kinds)} pairs")
@@ -123,6 +143,8 @@ class RealItems:
         self.members = torch.tensor(order)  # pairs, those of one kind side by side
         self.first = torch.tensor([sorted_kinds.index(k) for k in kinds])
         self.count = torch.tensor([sorted_kinds.count(k) for k in kinds])
+        self.first_white = len(kinds) - white
+        self.correlation, self.scenes = correlation, scenes
 
     def __len__(self) -> int:
         return len(self.members)
@@ -142,9 +164,16 @@ class RealItems:
         return flip_turn(both, *draw_flip_turn(len(pair), rng.choices))
 
     def view(
-        self, pair: Tensor, alpha: Tensor, rng: Randomness, patch: int | None = None
+        self,
+        pair: Tensor,
+        alpha: Tensor,
+        rng: Randomness,
+        patch: int | None = None,
+        correlation: NoiseCorrelation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One augmented view (clean, noisy) of each pair (B,); alpha (B,) scales its noise.
+
+        correlation: of the B images, applied to the white ones' noise.
 
         The CutMix box shows the same region of a second augmented patch of the pair: whole and
         properly turned, whatever the box's shape.
@@ -160,14 +189,24 @@ class RealItems:
             both = replace_rows(both, mixed, (second - first).mul_(inside).add_(first))
         clean, noisy = to_float(both).chunk(2, dim=1)
         noisy = torch.lerp(clean, noisy, alpha.to(both.device)[:, None, None, None])
-        return clean, dequantise(clean, noisy, rng.pixels)
+        noisy = dequantise(clean, noisy, rng.pixels)
+        white = pair >= self.first_white
+        if correlation is None or not white.any():
+            return clean, noisy
+        scene = clean
+        if self.scenes is not None:
+            scene = self.scenes.apply(clean, rng.choices, dim=False)
+        own = correlate(noisy - clean + scene, scene, correlation)
+        white = white.to(clean.device)[:, None, None, None]
+        return torch.where(white, scene, clean), torch.where(white, own, noisy)
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         pair = torch.randint(len(self), (n,), generator=rng.choices)
         scaled = torch.rand(n, generator=rng.choices) < 0.5
         alpha = torch.where(scaled, 0.8 + 0.2 * torch.rand(n, generator=rng.choices), 1.0)
-        clean, noisy1 = self.view(pair, alpha, rng)
-        _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng, reference_size)
+        same = None if self.correlation is None else self.correlation.draw(n, rng.choices)
+        clean, noisy1 = self.view(pair, alpha, rng, None, same)
+        _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng, reference_size, same)
         return Triplet(clean, noisy1, noisy2)
 
 
@@ -175,7 +214,8 @@ class SyntheticItems:
     """Synthetic items: two independent clean patches under fresh noise of one drawn model.
 
     photos: clean photographs (DIV2K); real: its clean images, blurred, give P_SIDD_CLEAN of the
-    patches where there are any.
+    patches where there are any. correlation: of the noise, the same in both views; scenes: how the
+    clean patches vary.
     """
 
     def __init__(
@@ -183,8 +223,11 @@ class SyntheticItems:
         photos: PatchSource,
         real: RealItems | None = None,
         noise: NoiseModelDistribution = GENERATOR_NOISE,
+        correlation: NoiseCorrelationDistribution | None = None,
+        scenes: SceneDistribution | None = None,
     ) -> None:
         self.photos, self.real, self.noise = photos, real, noise
+        self.correlation, self.scenes = correlation, scenes
 
     def clean_patches(self, n: int, rng: Randomness, patch: int | None = None) -> Tensor:
         """(n, 3, P, P) in [0, 1]."""
@@ -195,18 +238,24 @@ class SyntheticItems:
         index = torch.randint(len(self.photos), (n - n_real,), generator=rng.choices)
         patches = self.photos.of_size(patch).patches(index, rng)
         if not n_real:
-            return patches
+            return self._varied(patches, rng)
         pair = torch.randint(len(self.real), (n_real,), generator=rng.choices)
         blurred = self.real.source.of_size(patch).patches(2 * pair, rng, blur=True)
         back = is_real.long().argsort(stable=True).argsort()  # from photos first to as drawn
-        return torch.cat([patches, blurred]).index_select(0, back.to(patches.device))
+        patches = torch.cat([patches, blurred]).index_select(0, back.to(patches.device))
+        return self._varied(patches, rng)
+
+    def _varied(self, patches: Tensor, rng: Randomness) -> Tensor:
+        return patches if self.scenes is None else self.scenes.apply(patches, rng.choices)
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         model = self.noise.draw(n, rng.choices)
         clean, other = self.clean_patches(n, rng), self.clean_patches(n, rng, reference_size)
-        return Triplet(
-            clean, add_noise(clean, model, rng.pixels), add_noise(other, model, rng.pixels)
-        )
+        noisy1, noisy2 = (add_noise(x, model, rng.pixels) for x in (clean, other))
+        if self.correlation is not None:
+            same = self.correlation.draw(n, rng.choices)
+            noisy1, noisy2 = correlate(noisy1, clean, same), correlate(noisy2, other, same)
+        return Triplet(clean, noisy1, noisy2)
 
 
 class GeneratorItems:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from data.augment import SceneDistribution
 from data.doctor import quick_check
 from data.folders import (
     CleanTestSet,
@@ -16,6 +17,7 @@ from data.folders import (
     photo_folder,
 )
 from data.items import PatchSource, RealItems
+from data.noise import NoiseCorrelationDistribution
 from data.sample import write_sample
 from data.store import DeviceImageStore, ImageStore, check_pair_sizes
 from utils.errors import UserError
@@ -36,7 +38,7 @@ def find_pairs_and_photos(
     set, and one for each thing that the doctor's quick check finds wrong. UserError as from
     data.folders.
     """
-    pair_files = [p for folder in pairs for p in require(find_training_data(folder).pairs, folder)]
+    pair_files = named_pairs(pairs)
     photo_files = [p for folder in photos for p in photo_folder(folder)]
     for folder in (*pairs, *photos):
         print(f"Training on {folder}")
@@ -64,11 +66,16 @@ def print_problems(folders: Iterable[Path]) -> None:
             print(f"Check {finding}")
 
 
-def require(pairs: list[PairFile], folder: Path) -> list[PairFile]:
-    if not pairs:
-        raise UserError(
-            f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/"
-        )
+def named_pairs(folders: Sequence[Path]) -> list[PairFile]:
+    """The pairs of these folders. UserError for one without any."""
+    pairs = []
+    for folder in folders:
+        found = find_training_data(folder).pairs
+        if not found:
+            raise UserError(
+                f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/"
+            )
+        pairs += found
     return pairs
 
 
@@ -94,16 +101,22 @@ def open_real_items(
     device: torch.device,
     place: StorePlace = "auto",
     largest: int = 0,
+    white: Sequence[PairFile] = (),
+    correlation: NoiseCorrelationDistribution | None = None,
+    scenes: SceneDistribution | None = None,
 ) -> RealItems | None:
     """None without pairs. UserError for unequal sides, and an image smaller than the patch or the
-    `largest` one that will be asked for."""
+    `largest` one that will be asked for. white: pairs whose noise lost its correlation, see
+    RealItems."""
+    pairs = [*pairs, *white]
     if not pairs:
         return None
     files = [file for pair in pairs for file in (pair.clean, pair.noisy)]
     store = ImageStore.open(files, cache, "pairs", min_size=max(patch, largest))
     check_pair_sizes(store)
     kinds = [pair.kind for pair in pairs]
-    return RealItems(place_store(store, device, place), kinds, patch, device)
+    store = place_store(store, device, place)
+    return RealItems(store, kinds, patch, device, len(white), correlation, scenes)
 
 
 def open_photos(
