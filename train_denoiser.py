@@ -213,7 +213,7 @@ def train_step(
     if c.skip_nonfinite and s.skips(grads, limit=c.skip_nonfinite):
         return values
 
-    apply_gradients(s.optimisers["denoiser"], s.denoiser, average_gradients(grads))
+    apply_gradients(s.optimisers["denoiser"], s.denoiser.parameters(), average_gradients(grads))
     if c.ema:
         average_weights(s.denoiser_ema, s.denoiser, c.ema)
     return values

@@ -1,6 +1,7 @@
 """Train the noise encoder and the noise generator (method: paper, Sec. 3; arXiv:2301.13554).
 
     python train_noiseTransfer.py --gpu 0                     # the paper's setting
+    python train_noiseTransfer.py --gpu 0 --preset release    # at its scale, with our terms too
     python train_noiseTransfer.py --preset lite --run-dir runs/lite
     python train_noiseTransfer.py --debug                     # a minute, exercises everything
 
@@ -11,19 +12,32 @@ best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import ignite.distributed as idist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.augment import SceneDistribution
 from data.folders import PairedTestSet
 from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
+from data.noise import (
+    GENERATOR_NOISE,
+    LOST_CORRELATION,
+    NoiseCorrelationDistribution,
+)
 from data.prefetch import Prefetcher
-from data.training import find_pairs_and_photos, find_validation_sets, open_photos, open_real_items
+from data.training import (
+    find_pairs_and_photos,
+    find_validation_sets,
+    named_pairs,
+    open_photos,
+    open_real_items,
+)
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise, normal_noise
 from models.layers import (
@@ -33,10 +47,17 @@ from models.layers import (
     shared_spectral_norm,
 )
 from models.losses import (
+    StatisticsHead,
     adversarial_loss,
+    autocorrelation_loss,
+    band_losses,
+    clip_straight_through,
     consistency_loss,
     contrastive_loss,
     feature_matching_loss,
+    local_mean_loss,
+    local_variance_loss,
+    statistics_loss,
 )
 from models.noise_transfer import (
     MIN_REFERENCE,
@@ -46,7 +67,7 @@ from models.noise_transfer import (
     momentum_update,
     write_reference_patch,
 )
-from utils.config import check_training, parse, print_config
+from utils.config import at_least, check_training, parse, print_config
 from utils.distributed import (
     average_gradients,
     gather_rows,
@@ -77,7 +98,7 @@ from utils.training import (
 class Config:
     """Train the noise encoder and generator."""
 
-    preset: Literal["paper", "lite"] = "paper"
+    preset: Literal["paper", "lite", "release"] = "paper"
     """Set of defaults; explicit flags win."""
     ablation: str = "none"
     """A row of ABLATIONS, such as no-contrastive, on top of the preset."""
@@ -104,8 +125,16 @@ class Config:
     """Validation sets; whatever is present is used."""
     cache: Path = Path("cache")
     """Where decoded images are kept."""
+    white_pairs: tuple[Path, ...] = ()
+    """More pairs, whose noise lost its correlation (resized): a random one is given to it."""
     p_real: float = P_REAL
     """Share of real items (paper: 320 of 1120)."""
+    noise_models: tuple[float, ...] = GENERATOR_NOISE.probabilities
+    """Of synthetic items: probabilities of Gaussian, Poisson, both, random noise level function."""
+    p_correlated: float = 0.0
+    """Of synthetic items whose noise is given a random correlation, as cameras leave one."""
+    p_varied: float = 0.0
+    """Of clean patches of synthetic items (and of white pairs) that are blurred and dimmed."""
 
     # Networks
     width: int = 64
@@ -123,13 +152,22 @@ class Config:
     momentum: float = 0.999
     temperature: float = 0.1
 
-    # Weights of the loss terms: the generator's, and the encoder's contrastive one
+    # Weights of the generator's loss terms: the paper's, then ours (models/losses.py)
     w_gan: float = 1.0
     w_fm_gan: float = 100.0
     w_consistency: float = 100.0
     w_contra_adv: float = 1.0
     w_fm_noise: float = 100.0
+    w_band: float = 0.0
+    w_shape: float = 0.0
+    w_local_variance: float = 0.0
+    w_local_mean: float = 0.0
+    w_autocorrelation: float = 0.0
+
+    # Weights of the encoder's loss terms: the paper's, then ours
     w_contra: float = 1.0
+    w_gan_d: float = 1.0
+    w_statistics: float = 0.0
 
     # Optimisation
     batch: int = 32
@@ -145,6 +183,11 @@ class Config:
     lr_decay: Literal["constant", "cosine"] = "constant"
     """cosine: down to zero over the whole run, after warm_up steps of linear rise."""
     warm_up: int = 0
+    """Of the rate, in each phase where there are two."""
+    encoder_steps: int = 0
+    """The encoder alone comes first, for so many of the steps (see encoder_step)."""
+    freeze_encoder: bool = False
+    """After encoder_steps the encoders stay as they are."""
     betas: tuple[float, float] = (0.5, 0.99)
     weight_decay: float = 1e-7
     ema: float = 0.0
@@ -164,18 +207,38 @@ class Config:
     """Print the resolved configuration and leave."""
 
 
+# Groups of loss terms, for the ablations below.
+PAPER_TERMS = dict(
+    w_gan=1.0, w_fm_gan=100.0, w_consistency=100.0, w_contra_adv=1.0, w_fm_noise=100.0, w_gan_d=1.0,
+    freeze_encoder=False,
+)  # fmt: skip
+NO_ADVERSARY = dict(
+    w_gan=0.0, w_fm_gan=0.0, w_consistency=0.0, w_contra_adv=0.0, w_fm_noise=0.0, w_gan_d=0.0,
+)  # fmt: skip
+NO_MOMENTS = dict(
+    w_band=0.0, w_shape=0.0, w_local_variance=0.0, w_local_mean=0.0, w_autocorrelation=0.0,
+)  # fmt: skip
+# What `lite` and `release` add to the paper: varied synthetic noise and scenes, and our loss terms.
+OUR_DATA = dict(noise_models=(0.2, 0.2, 0.2, 0.4), p_correlated=0.7, p_varied=0.5)
+OUR_TERMS = dict(
+    w_band=1.0, w_shape=2.0, w_local_variance=1.0, w_local_mean=0.5, w_autocorrelation=1.0,
+    w_statistics=1.0,
+)  # fmt: skip
 # One row a preset: what differs from the defaults above, which are the paper's.
 PRESETS = {
     "paper": {},
-    # A few thousand steps instead of 400,000: small patches, a higher rate, and a key encoder that
-    # keeps up. Less weight on the L1 terms, more on the adversarial one: two draws of noise differ
-    # least where one of them is weak, so the L1 terms alone would have none. See ckpts/README.md.
+    # Hours on a CPU core instead of 400,000 steps on a GPU: first the encoder alone, told by the
+    # statistics of the noise, then the generator by moments, without the adversary, which swings
+    # and would take most of the time. See docs and ckpts/README.md.
     "lite": dict(
-        width=16, batch=4, patch=48, epochs=13, steps_per_epoch=200, p_real=0.85,
-        reference_sizes=(48, 96), reference_patch=64,
-        lr=2e-3, lr_decay="cosine", warm_up=100, ema=0.99, queue_size=1024, momentum=0.99,
-        w_gan=5.0, w_fm_gan=2.0, w_consistency=25.0, w_fm_noise=2.0,
+        width=16, embed_dim=32, batch=16, patch=48, reference_sizes=(64,), reference_patch=64,
+        epochs=17, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
+        lr=2e-3, lr_decay="cosine", warm_up=50, ema=0.995, queue_size=1024, momentum=0.99,
+        p_real=0.5, **OUR_DATA, **OUR_TERMS, w_contra=0.1,
+        **NO_ADVERSARY,
     ),
+    # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
+    "release": dict(encoder_steps=20000, **OUR_DATA, **OUR_TERMS),
 }  # fmt: skip
 # What differs from the preset; benchmarks/ablate.py trains and tabulates them.
 ABLATIONS = {
@@ -185,6 +248,12 @@ ABLATIONS = {
     "no-consistency": dict(w_consistency=0.0),
     "no-feature-matching": dict(w_fm_gan=0.0, w_fm_noise=0.0),
     "no-adversarial": dict(w_gan=0.0),
+    "no-statistics": dict(w_statistics=0.0),
+    "no-encoder-phase": dict(encoder_steps=0, freeze_encoder=False),
+    "moments-alone": dict(NO_ADVERSARY),
+    "adversarial-alone": dict(NO_MOMENTS, **PAPER_TERMS),
+    "moments-and-adversarial": dict(PAPER_TERMS),
+    "no-correlated-noise": dict(p_correlated=0.0),
     "paired-reference": dict(reference="paired"),
     "no-noise-injection": dict(inject_noise=False),
     "embed-32": dict(embed_dim=32),
@@ -200,6 +269,9 @@ DEBUG = dict(
 )  # fmt: skip
 
 
+SHOWN = "akld", "ks", "contraAcc_noisy", "error_log_std"  # beside the progress bar
+
+
 class State(TrainingState):
     """Encoders, generator (and its running average), key queue; an optimiser for each of E_q, G."""
 
@@ -211,10 +283,12 @@ class State(TrainingState):
         self.generator = NoiseGenerator(c.width, c.embed_dim)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
         self.keys = KeyQueue(c.embed_dim, c.queue_size)
+        self.statistics = StatisticsHead(c.embed_dim) if c.w_statistics else None
         self.to(device)
         adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
+        encoder = [*self.encoder_q.parameters(), *self.head_parameters()]
         self.optimisers = {
-            "encoder": torch.optim.Adam(self.encoder_q.parameters(), **adam),
+            "encoder": torch.optim.Adam(encoder, **adam),
             "generator": torch.optim.Adam(self.generator.parameters(), **adam),
         }
         if c.compile:
@@ -222,16 +296,35 @@ class State(TrainingState):
             # and E_q's graph is walked twice, each time for some of them.
             compile_blocks(self.encoder_k, self.generator)
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        return [] if self.statistics is None else list(self.statistics.parameters())
+
+    def encoder_parameters(self, c: Config) -> list[nn.Parameter]:
+        """What the encoder's step updates; without a discriminator in the loss, none of its."""
+        e_q = self.encoder_q
+        alone = self.step < c.encoder_steps or not discriminates(c)
+        return [
+            *(e_q.embedding_parameters() if alone else e_q.parameters()),
+            *self.head_parameters(),
+        ]
+
+
+def discriminates(c: Config) -> bool:
+    return any((c.w_gan, c.w_fm_gan, c.w_gan_d))
+
 
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
-    """One step of method 4: generator, encoder, key encoder, queue; returns the logged values.
+    """One step; returns the logged values. `batch` is this process's part of the global one.
 
-    Nothing of E_q changes before its own update, so both gradients are taken of one forward pass.
-    `batch` is this process's part of the global one; with --grad-accum it goes through in parts.
+    The first `encoder_steps` are encoder_step's, the others method 4's: generator, encoder, key
+    encoder, queue. With --grad-accum the batch goes through in parts.
     """
     e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
+    alone = s.step < c.encoder_steps
     n, device = len(batch.clean) // c.grad_accum, batch.clean.device
-    reference = batch.noisy1 if c.reference == "paired" else batch.noisy2
+    # What is embedded as the key: the reference. In the encoder's own phase the two views change
+    # places: the query is the reference, and tells the statistics of the other place's noise.
+    reference = batch.noisy1 if alone or c.reference == "paired" else batch.noisy2
     with shared_spectral_norm(e_q, e_k, g, dtype=forward_dtype(c.precision, device)):
         with torch.no_grad(), autocast(c.precision, device):
             z = torch.cat([e_k.embed(part)[1] for part in reference.split(n)])  # (B, d)
@@ -240,73 +333,131 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
         mean = GradientMean(c.grad_accum)
         for i in range(0, len(z), n):
             part = Triplet(*(x[i : i + n] for x in (batch.clean, batch.noisy1, batch.noisy2)))
-            mean.add(*gradients(s, c, part, z[i : i + n], keys, first + i, noise))
+            if alone:
+                mean.add(*encoder_gradients(s, c, part, keys, first + i))
+            else:
+                mean.add(*gradients(s, c, part, z[i : i + n], keys, first + i, noise))
     (grads_g, grads_e), values = mean.result()
+    parameters_e = s.encoder_parameters(c)
     s.step += 1
     if c.skip_nonfinite and s.skips([*grads_g, *grads_e], limit=c.skip_nonfinite):
         return values
 
-    apply_gradients(s.optimisers["generator"], g, average_gradients(grads_g))
-    apply_gradients(s.optimisers["encoder"], e_q, average_gradients(grads_e))
-    momentum_update(e_k, e_q, c.momentum)
+    # Clipping of the gradients would go here.
+    if not alone:
+        apply_gradients(s.optimisers["generator"], g.parameters(), average_gradients(grads_g))
+        if c.ema:
+            average_weights(s.generator_ema, g, c.ema)
+    if alone or not c.freeze_encoder:
+        apply_gradients(s.optimisers["encoder"], parameters_e, average_gradients(grads_e))
+        momentum_update(e_k, e_q, c.momentum)
     s.keys.enqueue(keys)
-    if c.ema:
-        average_weights(s.generator_ema, g, c.ema)
     return values
+
+
+def encoder_gradients(
+    s: State, c: Config, part: Triplet, keys: Tensor, first: int
+) -> tuple[list[Sequence[Tensor]], dict[str, Tensor]]:
+    """Of the encoder alone: contrastive, and what z tells of the noise. As `gradients`."""
+    clean, noisy = part.clean, part.noisy1
+    with autocast(c.precision, clean.device):
+        _, q = s.encoder_q.embed(noisy if c.reference == "paired" else part.noisy2)
+    contra, accuracy = contrastive_loss(q, keys, s.keys.queue, c.temperature, first)
+    values = {"loss_contra_noisy": contra, "contraAcc_noisy": accuracy}
+    loss = c.w_contra * contra
+    if c.w_statistics:
+        statistics, level = statistics_loss(s.statistics(q), noisy, clean)
+        values |= {"loss_statistics": statistics, "error_log_std": level}
+        loss = loss + c.w_statistics * statistics
+    grads = torch.autograd.grad(loss, s.encoder_parameters(c), retain_graph=c.grad_accum > 1)
+    return [(), grads], {name: value.detach() for name, value in values.items()}
 
 
 def gradients(
     s: State, c: Config, part: Triplet, z: Tensor, keys: Tensor, first: int, noise: NoiseSource
-) -> tuple[list[tuple[Tensor, ...]], dict[str, Tensor]]:
-    """Losses of a part of the batch, [their gradients for G, for E_q], and the logged values."""
+) -> tuple[list[Sequence[Tensor]], dict[str, Tensor]]:
+    """Losses of a part of the batch, [their gradients for G, for E_q], and the logged values.
+
+    Nothing of E_q changes before its own update, so both gradients are taken of one forward pass.
+    What no weight asks for is not computed.
+    """
     e_q, g = s.encoder_q, s.generator
     clean, noisy1 = part.clean, part.noisy1
+    embeds = not c.freeze_encoder or any((c.w_contra_adv, c.w_fm_noise))
+    values, loss_g, loss_e = {}, 0.0, 0.0
     with autocast(c.precision, clean.device):
         fake = clean + g(clean, z, noise)  # not clipped
+        if embeds:
+            f_real, q_real = e_q.embed(noisy1)
+            f_fake, q_fake = e_q.embed(fake)
+        if discriminates(c):
+            g_real, d_real = e_q.discriminate(clean, noisy1, z)
+            g_fake, d_fake = e_q.discriminate(clean, fake, z)
 
-        f_real, q_real = e_q.embed(noisy1)
-        f_fake, q_fake = e_q.embed(fake)
-        g_real, d_real = e_q.discriminate(clean, noisy1, z)
-        g_fake, d_fake = e_q.discriminate(clean, fake, z)
+    # The paper's terms: generator; encoder, also the discriminator
+    if discriminates(c):
+        values["loss_gan_g"] = adversarial_loss(d_fake, 1)
+        values["loss_fm_gan"] = feature_matching_loss(g_real, g_fake)
+        gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
+        loss_g += c.w_gan * values["loss_gan_g"] + c.w_fm_gan * values["loss_fm_gan"]
+        loss_e += c.w_gan_d * gan_d
+        values["loss_gan_d"] = gan_d
+    if embeds:
+        contrast = partial(contrastive_loss, k=keys, queue=s.keys.queue, first=first)
+        contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)
+        contra, accuracy = contrast(q_real, temperature=c.temperature)
+        fm_noise = feature_matching_loss(f_real, f_fake)
+        loss_g += c.w_contra_adv * contra_adv + c.w_fm_noise * fm_noise
+        loss_e += c.w_contra * contra
+        values |= {
+            "loss_contra_noisy_adv": contra_adv,
+            "loss_fm_noise": fm_noise,
+            "contraAcc_noisy_adv": accuracy_adv,
+            "loss_contra_noisy": contra,
+            "contraAcc_noisy": accuracy,
+        }
+    values["loss_consistency"] = consistency_loss(noisy1, fake)
+    loss_g += c.w_consistency * values["loss_consistency"]
 
-    # Generator
-    contrast = partial(contrastive_loss, k=keys, queue=s.keys.queue, first=first)
-    gan_g = adversarial_loss(d_fake, 1)
-    fm_gan = feature_matching_loss(g_real, g_fake)
-    consistency = consistency_loss(noisy1, fake)
-    contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)
-    fm_noise = feature_matching_loss(f_real, f_fake)
-    loss_g = (
-        c.w_gan * gan_g
-        + c.w_fm_gan * fm_gan
-        + c.w_consistency * consistency
-        + c.w_contra_adv * contra_adv
-        + c.w_fm_noise * fm_noise
-    )
-
-    # Encoder, also the discriminator
-    contra, accuracy = contrast(q_real, temperature=c.temperature)
-    gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
-    loss_e = c.w_contra * contra + gan_d
+    # Ours
+    if any((c.w_band, c.w_shape, c.w_local_variance, c.w_local_mean, c.w_autocorrelation)):
+        real, generated = noisy1 - clean, clip_straight_through(fake) - clean
+        band, shape = band_losses(real, generated)
+        local_variance = local_variance_loss(real, generated)
+        local_mean = local_mean_loss(real, generated)
+        autocorrelation = autocorrelation_loss(real, generated)
+        loss_g += (
+            c.w_band * band
+            + c.w_shape * shape
+            + c.w_local_variance * local_variance
+            + c.w_local_mean * local_mean
+            + c.w_autocorrelation * autocorrelation
+        )
+        values |= {
+            "loss_band": band,
+            "loss_shape": shape,
+            "loss_local_variance": local_variance,
+            "loss_local_mean": local_mean,
+            "loss_autocorrelation": autocorrelation,
+        }
+    if c.w_statistics and not c.freeze_encoder:
+        statistics, values["error_log_std"] = statistics_loss(s.statistics(q_real), noisy1, clean)
+        loss_e += c.w_statistics * statistics
+        values["loss_statistics"] = statistics
 
     # Through d_fake, loss_e reaches E_q's weights only: the generator's are not asked for. It goes
     # first because the generator's graph, compiled, can be walked only once. The graph of the
     # normalised weights is shared with the parts to come.
-    grads_e = torch.autograd.grad(loss_e, list(e_q.parameters()), retain_graph=True)
+    grads_e = ()
+    if not c.freeze_encoder:
+        grads_e = torch.autograd.grad(loss_e, s.encoder_parameters(c), retain_graph=True)
     grads_g = torch.autograd.grad(loss_g, list(g.parameters()), retain_graph=c.grad_accum > 1)
-    values = {
-        "loss_gan_g": gan_g,
-        "loss_fm_gan": fm_gan,
-        "loss_consistency": consistency,
-        "loss_contra_noisy_adv": contra_adv,
-        "loss_fm_noise": fm_noise,
-        "contraAcc_noisy_adv": accuracy_adv,
-        "loss_contra_noisy": contra,
-        "contraAcc_noisy": accuracy,
-        "loss_gan_d": gan_d,
-        "akld": akld(fake, noisy1, clean).mean(),
-        "ks": ks(fake, noisy1, clean).mean(),
-    }
+    values["akld"] = akld(fake, noisy1, clean).mean()
+    values["ks"] = ks(fake, noisy1, clean).mean()
+    with torch.no_grad():
+        strength = [(x - clean).flatten(1).std(1) for x in (fake.clamp(0, 1), noisy1)]
+        ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
+        values |= {"error_log_strength": ratio.abs().mean(), "bias_log_strength": ratio.mean()}
     return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
 
 
@@ -317,7 +468,10 @@ def noise_source(c: Config, rng: Randomness) -> NoiseSource:
 def learning_rate(c: Config, step: int) -> float:
     if c.lr_decay == "constant":
         return c.lr
-    return c.lr * warm_up_cosine(step, c.epochs * c.steps_per_epoch, c.warm_up)
+    total = c.epochs * c.steps_per_epoch
+    if step < c.encoder_steps:
+        return c.lr * warm_up_cosine(step, min(c.encoder_steps, total), c.warm_up)
+    return c.lr * warm_up_cosine(step - c.encoder_steps, total - c.encoder_steps, c.warm_up)
 
 
 def open_items(c: Config, device: torch.device) -> GeneratorItems:
@@ -325,9 +479,14 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
         c.train_images, c.pairs, c.photos, sample_cache=c.cache / "sample" if c.debug else None
     )
     largest = max((c.patch, *c.reference_sizes))
-    real = open_real_items(pairs, c.patch, c.cache, device, largest=largest)
+    scenes = SceneDistribution(c.p_varied) if c.p_varied else None
+    white = named_pairs(c.white_pairs)
+    lost = LOST_CORRELATION if white else None
+    real = open_real_items(pairs, c.patch, c.cache, device, "auto", largest, white, lost, scenes)
     source = open_photos(photos, c.patch, c.cache, device, largest=largest)
-    synthetic = SyntheticItems(source, real) if source else None
+    noise = dataclasses.replace(GENERATOR_NOISE, probabilities=c.noise_models)
+    correlation = NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None
+    synthetic = SyntheticItems(source, real, noise, correlation, scenes) if source else None
     return GeneratorItems(synthetic, real, c.p_real, c.reference_sizes)
 
 
@@ -402,14 +561,16 @@ def train(c: Config, device: torch.device) -> None:
             means.update(values, s.step)
             bar.update()
 
-            if s.step % c.log_every == 0:
+            if s.step % c.log_every == 0 or s.step == c.encoder_steps:  # then other values follow
                 numbers = means.read()
                 numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
                 log.scalars("train", numbers, s.step)
-                bar.set_postfix({k: f"{numbers[k]:.3f}" for k in ("akld", "ks", "contraAcc_noisy")})
+                bar.set_postfix({k: f"{numbers[k]:.3f}" for k in SHOWN if k in numbers})
             if s.step % c.steps_per_epoch == 0 and is_first():
                 bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
                 run.save()
+                if s.step <= c.encoder_steps:
+                    continue  # the generator is as it began
                 transfer = export(s, c, c.run_dir)
                 show(log, transfer, batch, noise_source(c, rng), s.step)
                 akld_of_sets = [validate(transfer, t, c, log, s.step, device) for t in sets]
@@ -443,6 +604,18 @@ def main(argv: list[str] | None = None) -> None:
         f"--reference-patch {c.reference_patch}: 0, or at least {MIN_REFERENCE}",
     )
     require(c.embed_dim >= 1, f"--embed-dim {c.embed_dim}: expected 1 or more")
+    require(
+        len(c.noise_models) in (3, 4) and min(c.noise_models) >= 0 < sum(c.noise_models),
+        f"--noise-models {' '.join(map(str, c.noise_models))}: expected three or four shares",
+    )
+    for name in ("p_real", "p_correlated", "p_varied"):
+        p = getattr(c, name)
+        require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
+    at_least(c, encoder_steps=0)
+    require(
+        not c.freeze_encoder or not discriminates(c),
+        "--freeze-encoder: the discriminator is the encoder; --w-gan, --w-fm-gan, --w-gan-d: 0",
+    )
     require(c.temperature > 0, f"--temperature {c.temperature}: expected a number above 0")
     launch(train, c, c.gpu)
 

@@ -100,6 +100,10 @@ class NoiseEncoder(nn.Module):
         pooled = torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1)
         return features, F.normalize(self.mlp_noise(pooled).float(), dim=1)
 
+    def embedding_parameters(self) -> list[nn.Parameter]:
+        """Those that `embed` uses, in the order of `parameters`."""
+        return [p for name, p in self.named_parameters() if "gan" not in name]
+
     def discriminate(
         self, clean: Tensor, noisy: Tensor, z: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:

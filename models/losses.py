@@ -1,11 +1,18 @@
-"""The loss terms of NoiseTransfer (paper, Sec. 3.4), each a function of network outputs.
+"""The loss terms, each a function of network outputs: NoiseTransfer's (paper, Sec. 3.4), and ours.
 
-The weights of the terms stand in `train_noiseTransfer.py`, where an ablation changes them.
+Ours match moments of the generated noise to those of the real, without an adversary, and have the
+encoder tell the noise's statistics. They compare distributions through statistics that one draw of
+each shows, as scoring rules do (Shen and Meinshausen 2025, arXiv:2307.00835; Pacchiardi et al.
+2021, arXiv:2112.08217). The weights of all terms stand in `train_noiseTransfer.py`, where an
+ablation changes them.
 """
+
+import functools
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils.filters import gaussian_blur
 
@@ -45,3 +52,143 @@ def feature_matching_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
 def consistency_loss(real: Tensor, fake: Tensor) -> Tensor:
     """L1 between the images blurred by a 21x21 Gaussian (sigma 3.5): equal local colour."""
     return F.l1_loss(gaussian_blur(fake, 21, 3.5), gaussian_blur(real, 21, 3.5))
+
+
+# ------------------------------------------------------------------ moments of the generated noise
+# real, fake: the noise (noisy - clean) of the real and of the generated image, (B, 3, H, W), in
+# float32. Logarithms of energies are halved: an error of 0.1 is 10 % of the standard deviation.
+
+
+def clip_straight_through(image: Tensor) -> Tensor:
+    """`image` clipped to [0, 1], as it is used; the gradient passes as if it were not."""
+    return image + (image.clamp(0, 1) - image).detach()
+
+
+@functools.cache
+def cosine_transform(size: int, device: torch.device) -> Tensor:
+    """(size, size) orthonormal DCT-II, a frequency a row."""
+    k = torch.arange(size, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (2 * k + 1) * k[:, None] / (2 * size)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix.to(device, torch.float32)
+
+
+def band_coefficients(noise: Tensor, size: int = 8, stride: int = 4) -> Tensor:
+    """(B, 3, size^2, places): DCT coefficients of overlapping blocks, of three orthonormal
+    combinations of the channels (grey first)."""
+    batch, _, height, width = noise.shape
+    rows = cosine_transform(size, noise.device)
+    kernel = torch.einsum("ia,jb->ijab", rows, rows).reshape(-1, 1, size, size)
+    mixed = torch.einsum("dc,bchw->bdhw", cosine_transform(3, noise.device), noise)
+    x = F.conv2d(mixed.reshape(-1, 1, height, width), kernel, stride=stride)
+    return x.view(batch, 3, size * size, -1)
+
+
+def band_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Energy and shape of the distribution in each of 192 bands, pooled over the patch: scalars.
+
+    energy: mean absolute difference of the log root mean squares: strength, spectrum and colour.
+    shape: of the log ratio of mean absolute value and root mean square (Geary 1935, DOI
+    10.1093/biomet/27.3-4.310; 0.80 for a normal distribution, less for heavier tails): grain has
+    normal coefficients, stripes and worms of the same spectrum have heavy tails.
+    """
+    floor = _energy_floor(real)[:, None, None]
+    logs = []
+    for noise in (real, fake):
+        x = band_coefficients(noise)
+        energy = (x.square().mean(3) + floor).log() / 2
+        absolute = (x.abs().mean(3) + 0.8 * floor.sqrt()).log()
+        logs.append((energy, absolute - energy))
+    (energy_real, shape_real), (energy_fake, shape_fake) = logs
+    return F.l1_loss(energy_fake, energy_real), F.l1_loss(shape_fake, shape_real)
+
+
+def local_variance_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean absolute difference of the log root mean squares in 8x8 windows, a channel each: how the
+    strength follows the picture."""
+    floor = _energy_floor(real)[:, None, None, None]
+    real, fake = ((F.avg_pool2d(x.square(), 8, 4) + floor).log() / 2 for x in (real, fake))
+    return F.l1_loss(fake, real)
+
+
+def local_mean_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """L1 between means of 12x12 windows, over the noise's standard deviation: no colour cast."""
+    strength = real.flatten(1).std(1).clamp_min(1 / 255)
+    real, fake = (F.avg_pool2d(x, 12, 6) for x in (real, fake))
+    return ((fake - real).abs().mean((1, 2, 3)) / strength).mean()
+
+
+def autocorrelation_loss(real: Tensor, fake: Tensor, max_lag: int = 5) -> Tensor:
+    """Squared difference of the normalised auto- and cross-correlations of the channels, summed
+    over lags of up to max_lag in both directions (diagonals too), mean over the nine pairs."""
+    both = torch.cat([real, fake])
+    height, width = (n + max_lag for n in both.shape[-2:])
+    spectrum = torch.fft.rfft2(both - both.mean((2, 3), keepdim=True), s=(height, width))
+    cross = spectrum[:, :, None] * spectrum[:, None].conj()  # (2 B, 3, 3, H, W)
+    covariance = torch.fft.irfft2(cross, s=(height, width))
+    lags = torch.arange(-max_lag, max_lag + 1, device=real.device)
+    covariance = covariance[..., lags % height, :][..., lags % width]
+    energy = both.square().sum((2, 3)) + both[0, 0].numel() / 255**2  # under it, quantisation
+    scale = (energy[:, :, None] * energy[:, None]).sqrt()[..., None, None]
+    correlation_real, correlation_fake = (covariance / scale).chunk(2)
+    return (correlation_fake - correlation_real).square().sum((3, 4)).mean()
+
+
+def _energy_floor(noise: Tensor) -> Tensor:
+    """(B,): under it an energy counts as none: a third of an 8-bit step, and 5 % of the noise."""
+    return (0.3 / 255) ** 2 + 0.003 * noise.square().mean((1, 2, 3))
+
+
+# ------------------------------------------------------------- what an embedding tells of the noise
+
+INTENSITY_BINS = 4
+STATISTICS = 3 * INTENSITY_BINS + 9
+
+
+def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 21) statistics of noisy - clean, and which of them the patch shows, as 0 and 1.
+
+    Log standard deviations on [0, 1] images, of 3 channels in each of 4 equal bins of the clean
+    intensity (needs 64 pixels); then, doubled, correlations of each channel with itself a pixel
+    to the right and a pixel below, and of red-green, green-blue, red-blue (needs noise of one 8-bit
+    step). clean, noisy: (B, 3, H, W) in [0, 1].
+    """
+    noise = noisy - clean
+    level = (clean.clamp(0, 0.999) * INTENSITY_BINS).long()
+    values, shown = [], []
+    for i in range(INTENSITY_BINS):
+        inside = (level == i).to(noise.dtype)
+        pixels = inside.sum((2, 3))
+        variance = (inside * noise.square()).sum((2, 3)) / pixels.clamp_min(1)
+        values.append((variance + (0.3 / 255) ** 2).log() / 2)
+        shown.append(pixels >= 64)
+    variance = noise.square().mean((2, 3)).clamp_min(1e-7)  # (B, 3)
+    right = (noise[..., 1:] * noise[..., :-1]).mean((2, 3)) / variance
+    below = (noise[..., 1:, :] * noise[..., :-1, :]).mean((2, 3)) / variance
+    one, other = [0, 1, 0], [1, 2, 2]
+    colour = (noise[:, one] * noise[:, other]).mean((2, 3))
+    colour = colour / (variance[:, one] * variance[:, other]).sqrt()
+    values += [2 * right, 2 * below, 2 * colour]
+    shown += [variance > (1 / 255) ** 2] * 3
+    return torch.cat(values, dim=1), torch.cat(shown, dim=1).to(noise.dtype)
+
+
+class StatisticsHead(nn.Linear):
+    """Linear in the embedding z (B, d): the noise statistics that it tells, (B, 21)."""
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__(embed_dim, STATISTICS)
+        with torch.no_grad():
+            self.bias[: 3 * INTENSITY_BINS] = -3  # of 255: 13, a usual standard deviation
+
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z.float() * self.in_features**0.5)  # of unit variance a coordinate
+
+
+def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """L1 between what the head told and the statistics that noisy shows, their mean; and that of
+    the log standard deviations alone, to be logged."""
+    statistics, shown = noise_statistics(noisy, clean)
+    error = (told - statistics).abs() * shown
+    n = 3 * INTENSITY_BINS
+    return error.sum() / shown.sum().clamp_min(1), error[:, :n].sum() / shown[:, :n].sum()

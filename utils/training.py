@@ -1,7 +1,7 @@
 """Machinery that the three training loops share; what an ablation would change is in the loops."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +106,15 @@ def warm_up_cosine(step: int, total: int, warm_up: int) -> float:
 
 
 def apply_gradients(
-    optimiser: torch.optim.Optimizer, network: nn.Module, grads: Sequence[Tensor]
+    optimiser: torch.optim.Optimizer, parameters: Iterable[Tensor], grads: Sequence[Tensor]
 ) -> None:
-    """One step of `optimiser` with these gradients of the network's parameters, in their order.
+    """One step of `optimiser` with these gradients of these parameters; its others stay.
 
     Each gradient gets its parameter's layout first. autograd.grad does not see to that, as backward
     does, and fused Adam takes it for granted: on a CPU it would pair weights with the gradients of
     others without a word, on CUDA it stops.
     """
-    for parameter, grad in zip(network.parameters(), grads, strict=True):
+    for parameter, grad in zip(parameters, grads, strict=True):
         alike = grad.stride() == parameter.stride()
         parameter.grad = grad if alike else torch.empty_like(parameter).copy_(grad)
     optimiser.step()
