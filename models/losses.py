@@ -64,6 +64,9 @@ def clip_straight_through(image: Tensor) -> Tensor:
     return image + (image.clamp(0, 1) - image).detach()
 
 
+NORMAL_RATIO = math.sqrt(2 / math.pi)  # mean absolute value over root mean square
+
+
 @functools.cache
 def cosine_transform(size: int, device: torch.device) -> Tensor:
     """(size, size) orthonormal DCT-II, a frequency a row."""
@@ -97,7 +100,7 @@ def band_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     for noise in (real, fake):
         x = band_coefficients(noise)
         energy = (x.square().mean(3) + floor).log() / 2
-        absolute = (x.abs().mean(3) + 0.8 * floor.sqrt()).log()
+        absolute = (x.abs().mean(3).square() + NORMAL_RATIO**2 * floor).log() / 2
         logs.append((energy, absolute - energy))
     (energy_real, shape_real), (energy_fake, shape_fake) = logs
     return F.l1_loss(energy_fake, energy_real), F.l1_loss(shape_fake, shape_real)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from data.augment import SceneDistribution, blur_each
 from data.items import GeneratorItems, PatchSource, RealItems, SyntheticItems, Triplet
-from data.noise import NoiseModelDistribution
+from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
 from data.store import ImageStore
 from utils.images import write_image
 from utils.seeding import Randomness, randomness
@@ -401,3 +403,91 @@ def test_images_may_lie_on_the_device(tmp_path: Path, device: torch.device) -> N
         )
         assert resident.device.type == device.type
         assert torch.equal(mapped, resident)
+
+
+# ------------------------------------------------------------------ beyond the paper: white pairs
+
+
+def white_pairs(folder: Path, **how: object) -> RealItems:
+    """Two pairs of kind a with independent noise of sigma 20; the second one is resized."""
+    rng_ = np.random.default_rng(0)
+    images = []
+    for _ in range(2):
+        noise = rng_.normal(0, 20, (96, 96, 3))
+        images += [
+            flat((96, 96), 120, 120, 120),
+            (120 + noise).round().clip(0, 255).astype("uint8"),
+        ]
+    return RealItems(make_store(folder, images), ["a", "b"], 48, CPU, **how)
+
+
+def neighbour(noise: Tensor) -> Tensor:
+    return (noise[..., 1:] * noise[..., :-1]).mean((1, 2, 3)) / noise.square().mean((1, 2, 3))
+
+
+def test_white_pairs_get_one_correlation_for_both_views(tmp_path: Path) -> None:
+    """The others stay as they are. A correlation has SE 1 / sqrt(3 * 48^2) = 0.012, independent in
+    the two views; drawn ones spread over 0 to 0.8. CutMix boxes break it at their
+    borders alone."""
+    n = 200
+    items = white_pairs(tmp_path, white=1, correlation=NoiseCorrelationDistribution(1.0))
+    t = items.triplets(n, rng())
+    first, second = (neighbour(x - 120 / 255) for x in (t.noisy1, t.noisy2))
+    correlated = (first.abs() > 0.08) | (second.abs() > 0.08)
+    assert 0.35 < correlated.float().mean() < 0.6  # half of the pairs; a few drew about none
+    assert (first - second)[correlated].abs().max() < 0.15
+    assert first[correlated].std() > 0.1
+    deviation = (t.noisy1 - 120 / 255).flatten(1).std(1) * 255
+    # alpha takes up to a fifth, dithering adds 0.04 %; correlated noise has fewer free values
+    assert deviation.min() > 15
+    assert deviation.max() < 22
+
+
+def test_without_white_pairs_nothing_is_drawn_for_them(tmp_path: Path) -> None:
+    plain = white_pairs(tmp_path).triplets(8, rng())
+    same = white_pairs(tmp_path, scenes=SceneDistribution(1.0)).triplets(8, rng())
+    for a, b in zip(vars(plain).values(), vars(same).values(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_scenes_of_white_pairs_are_blurred_under_the_same_noise(tmp_path: Path) -> None:
+    checkers = (np.indices((64, 64)).sum(axis=0)[..., None] % 2 * 100 + np.full(3, 50)).astype(
+        "uint8"
+    )
+    noisy = checkers + np.uint8([0, 0, 40])
+    items = RealItems(
+        make_store(tmp_path, [checkers, noisy]), ["a"], 32, CPU, 1,
+        NoiseCorrelationDistribution(0.0), SceneDistribution(1.0, blur=(2, 2)),
+    )  # fmt: skip
+    t = items.triplets(40, rng())
+    assert (t.clean - 100 / 255).abs().max() < 0.02  # grey
+    noise = t.noisy1 - t.clean
+    assert noise[:, 2].mean().item() == pytest.approx(0.95 * 40 / 255, rel=0.05)
+    assert noise[:, :2].abs().max() < 1 / 255  # dithering
+
+
+def test_synthetic_items_share_correlation_and_vary_scenes(tmp_path: Path) -> None:
+    n, noise = 120, NoiseModelDistribution((1, 0, 0), sigma=(10, 10), chi=(5, 5))
+    photos = PatchSource(make_store(tmp_path, [flat((64, 64), 128, 128, 128)]), 48, CPU)
+    items = SyntheticItems(photos, None, noise, NoiseCorrelationDistribution(0.5))
+    t = items.triplets(n, rng())
+    first, second = (neighbour(x - t.clean) for x in (t.noisy1, t.noisy2))
+    assert (first - second).abs().max() < 0.15
+    assert 0.3 < (first > 0.08).float().mean() < 0.6
+    dimmed = SyntheticItems(photos, None, noise, None, SceneDistribution(0.5)).clean_patches(
+        n, rng()
+    )
+    level = dimmed.mean((1, 2, 3))
+    assert_counts((level - 128 / 255).abs().gt(1e-3).sum(), 0.5, n)
+    assert 0 <= dimmed.min() <= dimmed.max() <= 1
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 2.5])
+def test_each_image_is_blurred_by_its_own_gaussian(sigma: float) -> None:
+    images = torch.rand(2, 3, 40, 48, generator=rng().choices)
+    blurred = blur_each(images, torch.tensor([sigma, 2.5]))
+    expected = images[0].numpy()
+    if sigma:  # mirrored as torch reflects; the same radius
+        radius = 8
+        expected = gaussian_filter(expected, (0, sigma, sigma), mode="mirror", radius=radius)
+    np.testing.assert_allclose(blurred[0], expected, atol=2e-3)

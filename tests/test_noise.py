@@ -8,7 +8,18 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from data.noise import GENERATOR_NOISE, NoiseModel, NoiseModelDistribution, add_noise
+from data.noise import (
+    GENERATOR_NOISE,
+    KNOTS,
+    NoiseCorrelation,
+    NoiseCorrelationDistribution,
+    NoiseModel,
+    NoiseModelDistribution,
+    add_noise,
+    correlate,
+    interpolate,
+    random_level,
+)
 
 INF = math.inf
 SIDE = 128
@@ -173,3 +184,130 @@ def test_sigma_is_in_8_bit_steps_and_ranges_may_be_points() -> None:
     drawn = NoiseModelDistribution((0, 0, 1), sigma=(25, 25), chi=(30, 30)).draw(4, generator())
     torch.testing.assert_close(drawn.sigma, torch.full((4,), 25 / 255))
     torch.testing.assert_close(drawn.chi, torch.full((4,), 30.0))
+
+
+# --------------------------------------------------------------- noise level functions, correlation
+
+
+def test_level_between_its_knots() -> None:
+    level = torch.rand(4, 3, KNOTS, generator=generator())
+    x = torch.rand(4, 3, 8, 9, generator=generator(seed=1))
+    x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    knots = np.linspace(0, 1, KNOTS)
+    for b, c in np.ndindex(4, 3):
+        expected = np.interp(x[b, c].numpy(), knots, level[b, c].numpy())
+        np.testing.assert_allclose(interpolate(level, x)[b, c], expected, atol=1e-6)
+
+
+def test_noise_of_a_level(device: torch.device) -> None:
+    """Deviation of each channel at 0.3 and 0.65, between knots; SE: that over sqrt(2 n)."""
+    level = torch.tensor([[0.01] * 5, [0.02, 0.03, 0.04, 0.05, 0.06], [0.05, 0.01, 0.01, 0.03, 0]])
+    chosen = NoiseModel(
+        torch.zeros(3), torch.full((3,), INF), torch.stack([level, 0 * level, level])
+    )
+    clean = constant(0.3, 0.3, 0.65).to(device)
+    noise = (add_noise(clean, chosen, generator(device)) - clean).flatten(2).cpu()
+    assert not noise[1].any()
+    for image, x in ((0, 0.3), (2, 0.65)):
+        expected = [np.interp(x, np.linspace(0, 1, 5), row) for row in level.numpy()]
+        n = noise.shape[2]
+        assert noise[image].std(1).tolist() == pytest.approx(expected, rel=5 / math.sqrt(2 * n))
+
+
+def test_random_levels() -> None:
+    """The mean logarithm is uniform between the ends: mean of n, SE: range / sqrt(12 n), and the
+    channels' offsets, 0.25 / sqrt(3 n), the knots', the bends'. Channels differ, shapes too."""
+    n = 4000
+    levels = random_level(n, (1, 45), generator()).log()
+    low, high = math.log(1 / 255), math.log(45 / 255)
+    se = math.hypot((high - low) / math.sqrt(12 * n), 0.25 / math.sqrt(3 * n))
+    assert levels.mean().item() == pytest.approx((low + high) / 2, abs=5 * se)
+    rise = (levels[..., -1] - levels[..., 0]).mean(
+        1
+    )  # slope 0.6, and two knots' 0.1 over 3 channels
+    expected = math.hypot(0.6, 0.1 * math.sqrt(2 / 3))
+    assert rise.std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * n))
+    between = levels.mean(2).std(1).square().mean().sqrt()  # 0.25, and five knots' mean
+    assert between.item() == pytest.approx(math.hypot(0.25, 0.1 / math.sqrt(5)), rel=0.05)
+
+
+def test_fourth_probability_draws_levels() -> None:
+    n = 3000
+    distribution = NoiseModelDistribution((0.1, 0.2, 0.3, 0.4), sigma=(1, 70), chi=(5, 100))
+    drawn = distribution.draw(n, generator())
+    of_level = drawn.level.any(dim=(1, 2))
+    kinds = torch.stack(
+        [
+            (drawn.sigma > 0) & (drawn.chi == INF),
+            (drawn.sigma == 0) & (drawn.chi < INF),
+            (drawn.sigma > 0) & (drawn.chi < INF),
+            of_level,
+        ]
+    )
+    assert (kinds.sum(0) == 1).all()  # one kind an image
+    for share, p in zip(kinds.double().mean(1), distribution.probabilities, strict=True):
+        assert share.item() == pytest.approx(p, abs=5 * math.sqrt(p * (1 - p) / n))
+
+
+def same_correlation(a: float, c: float, n: int = 1) -> NoiseCorrelation:
+    kernel = torch.tensor([c, a, 1, a, c]) / math.sqrt(1 + 2 * a * a + 2 * c * c)
+    return NoiseCorrelation(kernel.expand(n, 3, 2, 5), torch.eye(3).expand(n, 3, 3))
+
+
+@pytest.mark.parametrize(("a", "c"), [(0.25, 0.0), (0.5, 0.2), (0.3, -0.08), (0.0, 0.0)])
+def test_correlation_of_a_kernel(a: float, c: float) -> None:
+    """Along both axes (2a + 2ac) / (1 + 2a^2 + 2c^2) at a pixel's distance, its square across, and
+    (2c + a^2) / (...) at two; the energy stays, at the borders as inside."""
+    x = torch.randn(1, 3, 256, 256, generator=generator())
+    y = same_correlation(a, c)(x)
+    energy = 1 + 2 * a * a + 2 * c * c
+    one, two = (2 * a + 2 * a * c) / energy, (2 * c + a * a) / energy
+    wide = 3 / 256  # of a correlation over 3 * 256^2 values, some of them correlated: 5 SE and more
+    for shift, expected in (((0, 1), one), ((1, 0), one), ((1, 1), one * one), ((0, 2), two)):
+        found = (y * y.roll(shift, (2, 3))).mean() / y.square().mean()
+        assert found.item() == pytest.approx(expected, abs=wide), shift
+    assert y.square().mean().item() == pytest.approx(1, abs=0.03)
+    many = same_correlation(a, c)(torch.randn(1, 3, 64, 16384, generator=generator(seed=1)))
+    assert many[..., 0, :].square().mean().item() == pytest.approx(1, abs=0.1)
+
+
+def test_mixing_correlates_channels() -> None:
+    """Rows of unit length: the channels' correlation is the product of their rows."""
+    mixing = torch.nn.functional.normalize(
+        torch.tensor([[1, 0.5, 0], [0, 1, 0], [0.2, 0, 1]]), dim=1
+    )
+    white = same_correlation(0, 0)
+    y = NoiseCorrelation(white.kernel, mixing[None])(
+        torch.randn(1, 3, 256, 256, generator=generator())
+    )
+    found = torch.corrcoef(y[0].flatten(1))
+    torch.testing.assert_close(found, mixing @ mixing.T, atol=5 / 256, rtol=0)
+
+
+def test_drawn_correlations() -> None:
+    """1 - p are none; the others have unit kernels and rows, and neighbours in the stated range."""
+    n = 3000
+    drawn = NoiseCorrelationDistribution(0.7).draw(n, generator())
+    torch.testing.assert_close(drawn.kernel.norm(dim=3), torch.ones(n, 3, 2))
+    torch.testing.assert_close(drawn.mixing.norm(dim=2), torch.ones(n, 3))
+    none = (drawn.kernel[..., 2] == 1).all(2).all(1) & (drawn.mixing == torch.eye(3)).all(2).all(1)
+    assert none.double().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / n))
+    k = drawn.kernel[~none]
+    a = k[..., 1] / k[..., 2]
+    assert a.max() <= 0.6 * 1.3 * 1.15 + 1e-6
+    assert a.mean().item() == pytest.approx(0.3, abs=0.02)  # 0.3 times factors of mean 1
+    ratio = k[..., 0] / k[..., 1]
+    assert ratio.min() >= -0.3 - 1e-5
+    assert ratio.max() <= 0.5 + 1e-5
+
+
+def test_correlated_images_are_clipped_and_centred() -> None:
+    clean = constant(0.02, 0.5)
+    noisy = correlate(
+        add_noise(clean, model((20, INF), (20, INF)), generator()),
+        clean,
+        same_correlation(0.3, 0, 2),
+    )
+    assert noisy.min() >= 0
+    assert noisy.max() <= 1
+    assert (noisy[1] - 0.5).mean().abs() < 5 * 20 / 255 / SIDE

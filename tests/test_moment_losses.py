@@ -1,0 +1,194 @@
+"""Moment and statistics terms against scipy, the metrics, and values computed by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.ndimage
+import torch
+from torch import Tensor
+
+from models.losses import (
+    STATISTICS,
+    StatisticsHead,
+    autocorrelation_loss,
+    band_coefficients,
+    band_losses,
+    clip_straight_through,
+    cosine_transform,
+    local_mean_loss,
+    local_variance_loss,
+    noise_statistics,
+    statistics_loss,
+)
+from utils.metrics import autocorrelation_distance
+
+SIGMA = 20 / 255
+
+
+def white(seed: int = 0, *, batch: int = 2, side: int = 128, device: str = "cpu") -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return (SIGMA * torch.randn(batch, 3, side, side, generator=g)).to(device)
+
+
+def correlated(noise: Tensor, taps: tuple[float, ...]) -> Tensor:
+    kernel = np.array(taps) / np.linalg.norm(taps)
+    out = scipy.ndimage.convolve1d(noise.numpy(), kernel, axis=-1, mode="wrap")
+    return torch.from_numpy(out)
+
+
+def test_cosine_transform_is_scipys() -> None:
+    for size in (3, 8):
+        expected = scipy.fft.dct(np.eye(size), axis=0, norm="ortho")
+        np.testing.assert_allclose(cosine_transform(size, torch.device("cpu")), expected, atol=1e-7)
+
+
+def test_band_coefficients_are_scipys() -> None:
+    noise = white(side=24)
+    found = band_coefficients(noise).view(2, 3, 8, 8, 5, 5)
+    grey = noise.sum(1)[:, 4:12, 8:16] / math.sqrt(3)  # the block at row 1, column 2
+    expected = scipy.fft.dctn(grey.numpy(), axes=(1, 2), norm="ortho")
+    np.testing.assert_allclose(found[:, 0, :, :, 1, 2], expected, atol=1e-6)
+
+
+def test_equal_noise_has_no_loss() -> None:
+    x = white()
+    for loss in (*band_losses(x, x), local_variance_loss(x, x), autocorrelation_loss(x, x)):
+        assert loss.item() == 0
+    assert local_mean_loss(x, x).item() == 0
+
+
+def test_a_factor_on_the_noise_is_its_logarithm_and_no_other_shape(device) -> None:
+    """The floors are 0.3 % of the energy at most: 1.5^2 becomes (2.25 + 0.003) / 1.003."""
+    x = white(device=device)
+    energy, shape = band_losses(x, 1.5 * x)
+    assert energy.item() == pytest.approx(math.log(1.5), abs=2e-3)
+    assert shape.item() < 2e-3
+    assert local_variance_loss(x, 1.5 * x).item() == pytest.approx(math.log(1.5), abs=2e-3)
+    assert autocorrelation_loss(x, 1.5 * x).item() < 1e-5
+
+
+def test_shape_tells_tails() -> None:
+    """Half of the picture without noise, the other half with twice the energy: the mean absolute
+    value falls by sqrt(2), the energy stays. Blocks across the border, 1 in 31, blur that a bit."""
+    x = white(side=256, batch=4)
+    halves = x.clone()
+    halves[..., :128] = 0
+    halves[..., 128:] *= math.sqrt(2)
+    _, shape = band_losses(x, halves)
+    assert shape.item() == pytest.approx(math.log(2) / 2, abs=0.05)
+    _, chance = band_losses(x, white(1, side=256, batch=4))
+    assert chance.item() < 0.02
+
+
+def test_local_mean_is_the_shift_over_the_deviation() -> None:
+    x = white()
+    shift = 0.3 * SIGMA
+    assert local_mean_loss(x, x + shift).item() == pytest.approx(0.3, rel=0.02)
+
+
+@pytest.mark.parametrize("axes", [(-1, -2), (-2, -1)])
+def test_autocorrelation_of_a_known_kernel(axes: tuple[int, int]) -> None:
+    """(a, 1, a) with a = 0.25: 4/9 at lag 1, 1/18 at lag 2, on both sides; channels independent, so
+    the 9 pairs have 3 (2 (4/9)^2 + 2 (1/18)^2) / 9. Two white draws: 122 lags of 2 / N."""
+    x, n = white(side=256), 256**2
+    y = correlated(white(1, side=256).transpose(-1, axes[0]), (0.25, 1, 0.25))
+    y = y.transpose(-1, axes[0]).contiguous()
+    expected = 3 * 2 * ((4 / 9) ** 2 + (1 / 18) ** 2) / 9
+    assert autocorrelation_loss(x, y).item() == pytest.approx(expected, abs=4 * 122 * 2 / n)
+
+
+def test_autocorrelation_is_the_metric_squared() -> None:
+    x, y = white(side=256), correlated(white(1, side=256), (0.1, 0.5, 1, 0.5, 0.1))
+    y[:, 1] += 0.5 * y[:, 0]  # across channels too
+    clean = torch.full_like(x, 0.5)
+    metric = autocorrelation_distance(clean + y, clean + x, clean)
+    # the metric divides by the number of pairs in a sum, the loss by all: up to 5/256 an axis
+    assert autocorrelation_loss(x, y).item() == pytest.approx(
+        metric.square().mean().item(), rel=0.05
+    )
+
+
+@pytest.mark.parametrize("diagonal", [1, -1])
+def test_autocorrelation_sees_either_diagonal(diagonal: int) -> None:
+    x = white(side=256)
+    y = (x + x.roll((1, diagonal), (-2, -1))) / math.sqrt(2)
+    assert autocorrelation_loss(white(1, side=256), y).item() == pytest.approx(
+        3 * 2 * 0.25 / 9, abs=0.015
+    )
+
+
+def test_terms_have_gradients_where_there_is_no_noise() -> None:
+    """Real or generated noise of zero: finite losses and gradients."""
+    for real, fake in ((white(side=32), 0 * white(side=32)), (0 * white(side=32), white(side=32))):
+        fake = fake.clone().requires_grad_()
+        energy, shape = band_losses(real, fake)
+        total = energy + shape + local_variance_loss(real, fake) + local_mean_loss(real, fake)
+        total = total + autocorrelation_loss(real, fake)
+        (grad,) = torch.autograd.grad(total, fake)
+        assert total.isfinite()
+        assert grad.isfinite().all()
+
+
+def test_clipping_lets_the_gradient_through() -> None:
+    x = torch.tensor([-0.5, 0.25, 1.5], requires_grad=True)
+    y = clip_straight_through(x)
+    assert y.tolist() == [0, 0.25, 1]
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [1, 1, 1]
+
+
+# ------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_of_known_noise(device) -> None:
+    """Left half at 0.3 with sigma 0.02, right half at 0.6 with 0.05, three channels alike but for a
+    factor; neighbours in a row correlate by 4/9, blue is red."""
+    side, n = 128, 128 * 64
+    clean = torch.full((1, 3, side, side), 0.3)
+    clean[..., side // 2 :] = 0.6
+    noise = correlated(white(side=side, batch=1) / SIGMA, (0.25, 1, 0.25))
+    noise[:, 2] = noise[:, 0]
+    noise *= torch.tensor([1.0, 0.5, 1.0])[:, None, None]
+    noise *= torch.where(clean < 0.5, 0.02, 0.05)
+    values, shown = noise_statistics((clean + noise).to(device), clean.to(device))
+    assert values.shape == shown.shape == (1, STATISTICS)
+    level, shown_level = values[0, :12].view(4, 3).exp().cpu(), shown[0, :12].view(4, 3)
+    assert shown_level.bool().tolist() == [[False] * 3, [True] * 3, [True] * 3, [False] * 3]
+    # SE of a deviation: 1 / sqrt(2 n), some more with correlation
+    expected = torch.tensor([[0.02, 0.01, 0.02], [0.05, 0.025, 0.05]])
+    torch.testing.assert_close(level[1:3], expected, rtol=6 / math.sqrt(2 * n), atol=0)
+    right, below, colour = (values[0, 12:].cpu() / 2).view(3, 3)
+    assert right.tolist() == pytest.approx([4 / 9] * 3, abs=0.03)
+    assert below.tolist() == pytest.approx([0] * 3, abs=0.03)
+    assert colour.tolist() == pytest.approx([0, 0, 1], abs=0.03)
+    assert shown[0, 12:].all()
+
+
+def test_no_noise_shows_no_correlation_and_few_pixels_no_deviation() -> None:
+    clean = torch.full((1, 3, 16, 16), 0.1)
+    clean[..., :3, :] = 0.9  # 48 pixels
+    values, shown = noise_statistics(clean.clone(), clean)
+    assert shown[0, :12].view(4, 3)[:, 0].tolist() == [1, 0, 0, 0]
+    assert not shown[0, 12:].any()
+    assert values.isfinite().all()
+    assert values[0, 0].item() == pytest.approx(math.log(0.3 / 255), abs=1e-5)
+
+
+def test_statistics_loss_is_the_mean_over_what_is_shown() -> None:
+    clean = torch.full((2, 3, 32, 32), 0.4)
+    noisy = clean + white(side=32)
+    statistics, shown = noise_statistics(noisy, clean)
+    told = statistics + torch.where(shown.bool(), 0.25, 100.0)
+    told[:, 12:] += 0.5
+    loss, level = statistics_loss(told, noisy, clean)
+    assert level.item() == pytest.approx(0.25, abs=1e-5)
+    assert loss.item() == pytest.approx((3 * 0.25 + 9 * 0.75) / 12, abs=1e-5)
+
+
+def test_head_starts_at_a_usual_deviation_and_reads_a_direction() -> None:
+    head = StatisticsHead(16)
+    assert head(torch.zeros(1, 16))[0, :12].tolist() == pytest.approx([-3] * 12)
+    z = torch.nn.functional.normalize(torch.ones(1, 16))
+    expected = head.weight.sum(1) + head.bias  # sqrt(16) / sqrt(16)
+    torch.testing.assert_close(head(z)[0], expected)
