@@ -36,7 +36,6 @@ from models import NoiseTransfer, build_denoiser
 from models.baselines import BASELINES
 from models.generator import normal_noise
 from models.layers import NoiseSource
-from models.noise_transfer import MIN_REFERENCE
 from utils.config import check_training, parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
@@ -55,6 +54,7 @@ from utils.training import (
     save_weights,
     warm_up_cosine,
 )
+from utils.transfer_settings import MIN_REFERENCE
 
 
 @dataclasses.dataclass(frozen=True)

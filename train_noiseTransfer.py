@@ -60,14 +60,11 @@ from models.losses import (
     statistics_loss,
 )
 from models.noise_transfer import (
-    MIN_REFERENCE,
-    SETTINGS,
     KeyQueue,
     NoiseTransfer,
     momentum_update,
-    write_reference_patch,
 )
-from utils.config import at_least, check_training, parse, print_config
+from utils.config import at_least, check_training, parse, print_config, provenance
 from utils.distributed import (
     average_gradients,
     gather_rows,
@@ -76,7 +73,7 @@ from utils.distributed import (
     local_batch,
 )
 from utils.errors import exit_on_user_error, require
-from utils.evaluation import Transfer, evaluate_transfer, mean_over_images
+from utils.evaluation import evaluate_transfer, mean_over_images
 from utils.metrics import akld, ks
 from utils.precision import Precision, autocast, forward_dtype, set_float32_precision
 from utils.resume import TrainingRun, saved_settings
@@ -92,6 +89,7 @@ from utils.training import (
     save_weights,
     warm_up_cosine,
 )
+from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -497,15 +495,12 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     save_weights(generator, folder / "VUNet.pt")
     save_weights(s.encoder_q, folder / "encoder_q.pt")
     save_weights(s.encoder_k, folder / "encoder_k.pt")
-    write_reference_patch(folder / SETTINGS, c.reference_patch or None)
-    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, c.reference_patch or None)
-
-
-def usual(transfer: NoiseTransfer, c: Config) -> Transfer:
-    """`transfer` as it was trained: without --inject-noise, on maps of zeros."""
-    if c.inject_noise:
-        return transfer
-    return lambda clean, reference, noise: transfer(clean, reference, no_noise)
+    patch, record = c.reference_patch or None, provenance()
+    TransferSettings(patch, c.inject_noise).write(
+        folder, width=c.width, embed_dim=c.embed_dim, steps=s.step,
+        commit=record["commit"], command=record["command"],
+    )  # fmt: skip
+    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, patch, c.inject_noise)
 
 
 def show(
@@ -528,7 +523,7 @@ def validate(
 ) -> float:
     """The mean AKLD, all figures into the log."""
     how = dict(seed=c.seed, limit=c.val_limit, device=device, progress=False)
-    means = mean_over_images(evaluate_transfer(usual(transfer, c), test_set, **how))
+    means = mean_over_images(evaluate_transfer(transfer, test_set, **how))
     log.scalars(f"val/{test_set.name}", means, step)
     tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
     return means["akld"]

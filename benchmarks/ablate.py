@@ -24,7 +24,6 @@ from utils.config import choose_device, parse, provenance
 from utils.errors import UserError, exit_on_user_error, require
 from utils.evaluation import evaluate_transfer
 from utils.protocols import has_cross_references
-from utils.resume import saved_settings
 from utils.tables import Column, Table
 
 
@@ -81,11 +80,7 @@ def measure(c: Config, row: str, seed: int, sets: list[PairedTestSet], table: Ta
     """The rows of one run, trained first if it is not finished."""
     folder = train(c, row, seed)
     device = choose_device(c.gpu)
-    networks = NoiseTransfer.from_checkpoint(folder, device)
-    inject_noise = saved_settings(folder)["inject_noise"]
-    transfer = train_noiseTransfer.usual(
-        networks, train_noiseTransfer.Config(inject_noise=inject_noise)
-    )
+    transfer = NoiseTransfer.from_checkpoint(folder, device)
     for test_set in sets:
         how = dict(limit=c.limit, device=device)
         figures = evaluate_transfer(transfer, test_set, **how)

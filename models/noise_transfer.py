@@ -1,6 +1,5 @@
 """What trains and what is used: key queue, momentum update, and noise transfer itself."""
 
-import json
 from pathlib import Path
 from typing import Self
 
@@ -9,14 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoder import NoiseEncoder
-from models.generator import NoiseGenerator
+from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
+from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
-MIN_REFERENCE = 16  # pixels a side; below it the encoder's last stage has too little to average
 MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
-SETTINGS = "transfer.json"  # beside the weights: how references are embedded
 
 
 class KeyQueue(nn.Module):
@@ -62,26 +60,6 @@ def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
     return [image[..., y : y + patch, x : x + patch] for y in tops for x in lefts]
 
 
-def read_reference_patch(file: Path) -> int | None:
-    """UserError for anything but {"reference_patch": null or 16 and more}; None without a file."""
-    if not file.is_file():
-        return None
-    try:
-        patch = json.loads(file.read_text())["reference_patch"]
-        if patch is None or (type(patch) is int and patch >= MIN_REFERENCE):
-            return patch
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    raise UserError(
-        f'{file}: expected {{"reference_patch": N}}, N null or at least {MIN_REFERENCE}; write '
-        "that, or remove the file to embed references whole"
-    )
-
-
-def write_reference_patch(file: Path, patch: int | None) -> None:
-    file.write_text(json.dumps({"reference_patch": patch}) + "\n")
-
-
 class NoiseTransfer(nn.Module):
     """Put the noise of one noisy reference on any clean image (paper, Eq. for inference).
 
@@ -91,6 +69,8 @@ class NoiseTransfer(nn.Module):
     patches of this size, evenly spread, at most 64, and takes their mean direction: an embedding
     drifts with the size of what is embedded, so weights trained on small patches are at their best
     there; and a reference of any size then takes the memory and time of its patches alone.
+    inject_noise: False for a generator that was trained on maps of zeros: it gets those, whatever
+    `noise` says.
     """
 
     def __init__(
@@ -98,10 +78,11 @@ class NoiseTransfer(nn.Module):
         key_encoder: NoiseEncoder,
         generator: NoiseGenerator,
         reference_patch: int | None = None,
+        inject_noise: bool = True,
     ) -> None:
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
-        self.reference_patch = reference_patch
+        self.reference_patch, self.inject_noise = reference_patch, inject_noise
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -117,8 +98,8 @@ class NoiseTransfer(nn.Module):
     ) -> Self:
         """From a folder with `encoder_k.pt` and `VUNet.pt`; width and d are read off the files.
 
-        reference_patch: pixels, 0 for references embedded whole; None: what SETTINGS beside them
-        says, whole if it is not there.
+        reference_patch: pixels, 0 for references embedded whole; None: what transfer.json beside
+        them says, see TransferSettings.
         """
         folder = Path(folder)
         networks = []
@@ -139,13 +120,14 @@ class NoiseTransfer(nn.Module):
                 f"{folder}: encoder_k.pt embeds into {encoder.embed_dim} dimensions, VUNet.pt "
                 f"expects {generator.embed_dim}; take both from one training run"
             )
+        settings = TransferSettings.read(folder)
         if reference_patch is None:
-            reference_patch = read_reference_patch(folder / SETTINGS)
+            reference_patch = settings.reference_patch
         elif 0 != reference_patch < MIN_REFERENCE:
             raise UserError(
                 f"reference patch {reference_patch}: expected 0, whole, or at least {MIN_REFERENCE}"
             )
-        network = cls(encoder, generator, reference_patch or None)
+        network = cls(encoder, generator, reference_patch or None, settings.inject_noise)
         return network.requires_grad_(False).to(device)
 
     @torch.no_grad()
@@ -173,6 +155,7 @@ class NoiseTransfer(nn.Module):
         # Reflection needs more pixels than it adds; slivers are replicated instead.
         mode = "reflect" if min(height, width) > 3 else "replicate"
         padded = F.pad(clean, (0, right, 0, bottom), mode=mode) if right or bottom else clean
+        noise = noise if self.inject_noise else no_noise
         with shared_spectral_norm(self.generator):
             residual = self.generator(padded, z.expand(len(clean), -1), noise)
         return (clean + residual[..., :height, :width]).clamp(0, 1)

@@ -135,9 +135,9 @@ def test_noise_injection() -> None:
         with torch.no_grad():
             a, b = (generator(clean, z, NT.noise_source(c, randomness(i))) for i in (0, 1))
         assert torch.equal(a, b) == same
-        transfer = NT.NoiseTransfer(NT.State(c).encoder_k, generator)
+        transfer = NT.NoiseTransfer(NT.State(c).encoder_k, generator, None, c.inject_noise)
         a, b = (
-            NT.usual(transfer, c)(clean, clean, NT.normal_noise(torch.Generator().manual_seed(i)))
+            transfer(clean, clean, NT.normal_noise(torch.Generator().manual_seed(i)))
             for i in (0, 1)
         )
         assert torch.equal(a, b) == same

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
-from models.noise_transfer import SETTINGS, KeyQueue, momentum_update, spread_patches
+from models.noise_transfer import KeyQueue, momentum_update, spread_patches
 from tests.golden import recipe
 from tests.helpers import images
 from utils.errors import UserError
 from utils.evaluation import per_image_noise
+from utils.transfer_settings import FILE, TransferSettings
 
 
 def make_transfer(width: int = 4, embed_dim: int = 8) -> NoiseTransfer:
@@ -302,23 +303,34 @@ def test_embedding_in_patches_is_the_mean_direction(transfer):
 
 def test_how_references_are_embedded_is_read_beside_the_weights(tmp_path):
     write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
-    (tmp_path / SETTINGS).write_text('{"reference_patch": 48}')
+    (tmp_path / FILE).write_text('{"reference_patch": 48}')
     assert NoiseTransfer.from_checkpoint(tmp_path).reference_patch == 48
     assert NoiseTransfer.from_checkpoint(tmp_path, reference_patch=64).reference_patch == 64
     assert NoiseTransfer.from_checkpoint(tmp_path, reference_patch=0).reference_patch is None
     with pytest.raises(UserError, match="reference patch 8: expected 0, whole, or at least 16"):
         NoiseTransfer.from_checkpoint(tmp_path, reference_patch=8)
-    (tmp_path / SETTINGS).write_text('{"reference_patch": null}')
+    (tmp_path / FILE).write_text('{"reference_patch": null}')
     assert NoiseTransfer.from_checkpoint(tmp_path).reference_patch is None
+
+
+def test_weights_trained_without_noise_maps_get_none(tmp_path):
+    write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    clean = images(1, 1, 3, 16, 16)
+    for inject_noise in (True, False):
+        TransferSettings(None, inject_noise).write(tmp_path, command="python train.py")
+        assert TransferSettings.read(tmp_path) == TransferSettings(None, inject_noise)
+        transfer = NoiseTransfer.from_checkpoint(tmp_path)
+        a, b = (transfer(clean, clean) for _ in range(2))
+        assert torch.equal(a, b) != inject_noise
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "48", "[48]", "{}", '{"reference_patch": 8}', '{"reference_patch": "48"}',
-             '{"reference_patch": true}', "\xff"],
+             '{"reference_patch": true}', '{"reference_patch": 48, "inject_noise": 1}', "\xff"],
 )  # fmt: skip
 def test_damaged_settings(tmp_path, text):
     write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
-    (tmp_path / SETTINGS).write_text(text, encoding="latin-1")
+    (tmp_path / FILE).write_text(text, encoding="latin-1")
     with pytest.raises(UserError, match=r"transfer\.json: expected .*; write that, or remove") as e:
         NoiseTransfer.from_checkpoint(tmp_path)
     assert str(tmp_path) in str(e.value)
