@@ -230,7 +230,7 @@ PRESETS = {
     # and would take most of the time. See docs and ckpts/README.md.
     "lite": dict(
         width=16, embed_dim=32, batch=16, patch=48, reference_sizes=(64,), reference_patch=64,
-        epochs=17, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
+        epochs=13, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
         lr=2e-3, lr_decay="cosine", warm_up=50, ema=0.995, queue_size=1024, momentum=0.99,
         p_real=0.5, **OUR_DATA, **OUR_TERMS, w_contra=0.1,
         **NO_ADVERSARY,

@@ -1,87 +1,79 @@
-"""Figure 1 of the paper, as a grid: clean photos down, references across.
+"""The README's picture: four references, and their noise on other photographs beside the true one.
 
-python -m figs.make_transfer                       # figs/transfer.png, of the bundled sample
-python -m figs.make_transfer --clean a.png b.png --references noisy.png --output grid.png
+    python -m figs.make_transfer                       # figs/transfer.png
+
+A row a reference, named; columns at 1:1: reference, clean, generated, and what the reference's
+camera (or noise model) itself makes of the clean photograph. All of the bundled sample
+(data/sample.py).
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from data.folders import find_test_sets
+from data.camera import camera_pair, noise_level
 from data.noise import NoiseModel, add_noise
-from data.sample import write_sample
+from data.sample import Area, sample_photos
 from models import NoiseTransfer
+from models.generator import normal_noise
 from utils.config import parse
-from utils.errors import UserError, exit_on_user_error
-from utils.evaluation import per_image_noise
-from utils.images import float_to_uint8, integer_to_float, read_image, write_image
+from utils.errors import exit_on_user_error
+from utils.images import float_to_uint8, integer_to_float, write_image
 
 
 @dataclass(frozen=True)
 class Config:
-    """Draw a grid: clean images down, references across."""
+    """Draw references and their noise on other photographs."""
 
     nt: Path = Path("ckpts/NT")
-    clean: tuple[Path, ...] = ()
-    """Clean images; without these and references: the bundled sample."""
-    references: tuple[Path, ...] = ()
-    """Noisy images."""
     output: Path = Path("figs/transfer.png")
-    size: int = 176
-    """Pixels a side that are shown of each, its lower left corner."""
 
 
-GAP = 4
-CLEAN = 1, 2, 0  # of sample_camera: cat, coffee, astronaut
-CAMERA = 7, 8  # of sample_camera, as references: ISO 3200 and 800
-SYNTHETIC = NoiseModel(sigma=torch.tensor([50 / 255, 0.0]), chi=torch.tensor([torch.inf, 10.0]))
+SIDE, GAP, HEAD = 220, 6, 24
+COLUMNS = "", "another photo", "generated", "the true noise"
+# title; a phone and its ISO, or sigma (of 255) and chi; the reference's area, the target's
+ROWS = (
+    ("Galaxy S6, ISO 3200", ("S6", 3200), Area("retina", 456, 720), Area("chelsea", 22, 0)),
+    ("Pixel, ISO 1600", ("GP", 1600), Area("coffee", 72, 344), Area("astronaut", 256, 0)),
+    ("Gaussian, sigma 25", (25, np.inf), Area("retina", 712, 720), Area("coffee", 72, 344)),
+    ("Poisson, chi 10", (0, 10), Area("astronaut", 256, 256), Area("rocket", 171, 384)),
+)
 
 
-def sample(size: int) -> tuple[Tensor, list[Tensor]]:
-    """(N, 3, size, size) clean photos and references of the bundled sample (data/sample.py)."""
-    sets = {s.name: s for s in find_test_sets(write_sample(Path("cache/sample")) / "test_images")}
-    pairs, photos = sets["sample_camera"], sets["sample_photos"]
-    clean = torch.stack([pairs[i][0][:, -size:, :size] for i in CLEAN])
-    references = [pairs[i][1][None] for i in CAMERA]
-    two = torch.stack([photos[5], photos[5]])  # under Gaussian and under Poisson noise
-    references += add_noise(two, SYNTHETIC, torch.Generator().manual_seed(0)).split(1)
-    return clean, references
-
-
-def corner(path: Path, size: int) -> Tensor:
-    image = integer_to_float(read_image(path))[:, -size:, :size]
-    if image.shape[1:] != (size, size):
-        raise UserError(f"{path}: smaller than --size {size}; give a smaller one")
-    return image
+def pair(setting: tuple, photo: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
+    """(clean, noisy), (1, 3, 256, 256) in [0, 1], of a photo (256, 256, 3) uint8."""
+    if isinstance(setting[0], str):
+        both = camera_pair(photo, noise_level(*setting), np.random.default_rng(seed))
+        return tuple(integer_to_float(x)[None] for x in both)
+    clean = integer_to_float(photo)[None]
+    sigma, chi = (torch.tensor([float(x)]) for x in setting)
+    return clean, add_noise(
+        clean, NoiseModel(sigma / 255, chi), torch.Generator().manual_seed(seed)
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
-    size = c.size
-    if bool(c.clean) != bool(c.references):
-        raise UserError("--clean and --references go together; give both, or neither")
-    if c.clean:
-        clean = torch.stack([corner(path, size) for path in c.clean])
-        references = [integer_to_float(read_image(path))[None] for path in c.references]
-    else:
-        clean, references = sample(size)
-
-    transfer = NoiseTransfer.from_checkpoint(c.nt)
-    rows = [[torch.ones(3, size, size), *(r[0, :, :size, :size] for r in references)]]
-    noise = [per_image_noise(range(len(clean))) for _ in references]
-    generated = [transfer.transfer(clean, r, n) for r, n in zip(references, noise, strict=True)]
-    rows += [[clean[i], *(g[i] for g in generated)] for i in range(len(clean))]
-
-    step = size + GAP
-    grid = torch.ones(3, len(rows) * step - GAP, len(rows[0]) * step - GAP)
-    for y, row in enumerate(rows):
-        for x, image in enumerate(row):
-            height, width = image.shape[1:]
-            grid[:, y * step : y * step + height, x * step : x * step + width] = image
-    write_image(c.output, float_to_uint8(grid))
+    transfer, photos = NoiseTransfer.from_checkpoint(c.nt), sample_photos()
+    step = SIDE + GAP
+    canvas = Image.new("RGB", (4 * step - GAP, len(ROWS) * (step + HEAD) - GAP), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
+    for row, (title, setting, area, target) in enumerate(ROWS):
+        _, reference = pair(setting, area.cut(photos), 2 * row)
+        clean, true = pair(setting, target.cut(photos), 2 * row + 1)
+        noise = normal_noise(torch.Generator().manual_seed(row))
+        generated = transfer.transfer(clean, reference, noise)
+        top = row * (step + HEAD)
+        for x, image in enumerate((reference, clean, generated, true)):
+            label = title if x == 0 else COLUMNS[x]
+            draw.text((x * step + 2, top + 3), label, fill="black", font=font)
+            inner = np.ascontiguousarray(float_to_uint8(image[0])[-SIDE:, :SIDE])
+            canvas.paste(Image.fromarray(inner), (x * step, top + HEAD))
+    write_image(c.output, np.asarray(canvas))
     print(f"-> {c.output}")
 
 
