@@ -1,4 +1,4 @@
-"""Train a denoiser on real noise, transferred to clean patches (method: paper, Sec. 4.3).
+"""Train a denoiser on real noise, transferred (docs/method.md 5; paper, Sec. 4.3).
 
     python train_denoiser.py --gpu 0                          # the paper's setting
     python train_denoiser.py --preset lite --run-dir runs/sidd_lite
@@ -205,7 +205,7 @@ def train_step(
         with autocast(c.precision, clean.device):
             noisy = transfer(part, its_reference, noise)  # clipped, no gradient
             denoised = s.denoiser(noisy[inner])
-        loss = F.l1_loss(denoised.float(), part[inner])
+        loss = F.l1_loss(denoised.float(), part[inner])  # Eq. 5.1
         grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
         mean.add([grads], {"loss_l1": loss.detach()})
     (grads,), values = mean.result()

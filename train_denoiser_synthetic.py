@@ -1,4 +1,4 @@
-"""Train a denoiser on synthetic noise, transferred to clean patches (method: paper, Sec. 4.2).
+"""Train a denoiser on synthetic noise, transferred (docs/method.md 5; paper, Sec. 4.2).
 
     python train_denoiser_synthetic.py --gpu 0                # the paper's setting
     python train_denoiser_synthetic.py --preset lite --run-dir runs/synthetic_lite

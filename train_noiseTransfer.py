@@ -1,4 +1,4 @@
-"""Train the noise encoder and the noise generator (method: paper, Sec. 3; arXiv:2301.13554).
+"""Train noise encoder and generator (docs/method.md 4, 9; paper, Sec. 3, arXiv:2301.13554).
 
     python train_noiseTransfer.py --gpu 0                     # the paper's setting
     python train_noiseTransfer.py --gpu 0 --preset release    # at its scale, with our terms too
@@ -183,7 +183,7 @@ class Config:
     warm_up: int = 0
     """Of the rate, in each phase where there are two."""
     encoder_steps: int = 0
-    """The encoder alone comes first, for so many of the steps (see encoder_step)."""
+    """The encoder alone comes first, for so many of the steps (see encoder_gradients)."""
     freeze_encoder: bool = False
     """After encoder_steps the encoders stay as they are."""
     betas: tuple[float, float] = (0.5, 0.99)
@@ -227,7 +227,7 @@ PRESETS = {
     "paper": {},
     # Hours on a CPU core instead of 400,000 steps on a GPU: first the encoder alone, told by the
     # statistics of the noise, then the generator by moments, without the adversary, which swings
-    # and would take most of the time. See docs and ckpts/README.md.
+    # and would take most of the time. See docs/method.md 9 and ckpts/README.md.
     "lite": dict(
         width=16, embed_dim=32, batch=16, patch=48, reference_sizes=(64,), reference_patch=64,
         epochs=13, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
@@ -313,7 +313,7 @@ def discriminates(c: Config) -> bool:
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
     """One step; returns the logged values. `batch` is this process's part of the global one.
 
-    The first `encoder_steps` are encoder_step's, the others method 4's: generator, encoder, key
+    The first `encoder_steps` are encoder_gradients', the others method 4's: generator, encoder, key
     encoder, queue. With --grad-accum the batch goes through in parts.
     """
     e_q, e_k, g = s.encoder_q, s.encoder_k, s.generator
@@ -324,7 +324,7 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
     reference = batch.noisy1 if alone or c.reference == "paired" else batch.noisy2
     with shared_spectral_norm(e_q, e_k, g, dtype=forward_dtype(c.precision, device)):
         with torch.no_grad(), autocast(c.precision, device):
-            z = torch.cat([e_k.embed(part)[1] for part in reference.split(n)])  # (B, d)
+            z = torch.cat([e_k.embed(part)[1] for part in reference.split(n)])  # (B, d), Eq. 4.1
         keys = gather_rows(z)  # of all processes; row i of z is row first + i of keys
         first = len(z) * idist.get_rank()
         mean = GradientMean(c.grad_accum)
@@ -361,7 +361,7 @@ def encoder_gradients(
         _, q = s.encoder_q.embed(noisy if c.reference == "paired" else part.noisy2)
     contra, accuracy = contrastive_loss(q, keys, s.keys.queue, c.temperature, first)
     values = {"loss_contra_noisy": contra, "contraAcc_noisy": accuracy}
-    loss = c.w_contra * contra
+    loss = c.w_contra * contra  # Eq. 9.4
     if c.w_statistics:
         statistics, level = statistics_loss(s.statistics(q), noisy, clean)
         values |= {"loss_statistics": statistics, "error_log_std": level}
@@ -383,7 +383,7 @@ def gradients(
     embeds = not c.freeze_encoder or any((c.w_contra_adv, c.w_fm_noise))
     values, loss_g, loss_e = {}, 0.0, 0.0
     with autocast(c.precision, clean.device):
-        fake = clean + g(clean, z, noise)  # not clipped
+        fake = clean + g(clean, z, noise)  # not clipped, Eq. 4.1
         if embeds:
             f_real, q_real = e_q.embed(noisy1)
             f_fake, q_fake = e_q.embed(fake)
@@ -391,17 +391,17 @@ def gradients(
             g_real, d_real = e_q.discriminate(clean, noisy1, z)
             g_fake, d_fake = e_q.discriminate(clean, fake, z)
 
-    # The paper's terms: generator; encoder, also the discriminator
+    # The paper's terms: generator (Eq. 4.8); encoder, also the discriminator (Eq. 4.9)
     if discriminates(c):
         values["loss_gan_g"] = adversarial_loss(d_fake, 1)
         values["loss_fm_gan"] = feature_matching_loss(g_real, g_fake)
-        gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))
+        gan_d = 0.5 * (adversarial_loss(d_real, 1) + adversarial_loss(d_fake, 0))  # Eq. 4.7
         loss_g += c.w_gan * values["loss_gan_g"] + c.w_fm_gan * values["loss_fm_gan"]
         loss_e += c.w_gan_d * gan_d
         values["loss_gan_d"] = gan_d
     if embeds:
         contrast = partial(contrastive_loss, k=keys, queue=s.keys.queue, first=first)
-        contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)
+        contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)  # Eq. 4.3
         contra, accuracy = contrast(q_real, temperature=c.temperature)
         fm_noise = feature_matching_loss(f_real, f_fake)
         loss_g += c.w_contra_adv * contra_adv + c.w_fm_noise * fm_noise
@@ -416,7 +416,7 @@ def gradients(
     values["loss_consistency"] = consistency_loss(noisy1, fake)
     loss_g += c.w_consistency * values["loss_consistency"]
 
-    # Ours
+    # Ours: Eq. 9.6 to Eq. 9.9, Eq. 9.3
     if any((c.w_band, c.w_shape, c.w_local_variance, c.w_local_mean, c.w_autocorrelation)):
         real, generated = noisy1 - clean, clip_straight_through(fake) - clean
         band, shape = band_losses(real, generated)

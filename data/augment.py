@@ -1,4 +1,7 @@
-"""Augmentations as batched tensor operations; every draw comes from an explicit generator."""
+"""Augmentations as batched tensor operations; every draw comes from an explicit generator.
+
+The paper's and ours: docs/method.md 4 and 9.
+"""
 
 from dataclasses import dataclass
 
@@ -59,7 +62,7 @@ def dequantise(clean: Tensor, noisy: Tensor, generator: torch.Generator) -> Tens
     """
     has_noise = (noisy - clean).abs_().sum(dim=1, keepdim=True) > 1e-3
     dither = torch.rand(noisy.shape, device=noisy.device, generator=generator).sub_(0.5).div_(255)
-    return dither.mul_(has_noise).add_(noisy).clamp_(0, 1)
+    return dither.mul_(has_noise).add_(noisy).clamp_(0, 1)  # Eq. 4.14
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class SceneDistribution:
             return x
         factor = self.dim[0] + u[3] * (self.dim[1] - self.dim[0])
         factor = torch.where(u[2] < self.p, factor, 1.0)[:, None, None, None]
-        return x * factor + u[4, :, None, None, None] * (1 - factor)
+        return x * factor + u[4, :, None, None, None] * (1 - factor)  # Eq. 9.12
 
 
 def blur_each(images: Tensor, sigma: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training items (method 4 and 5): batches of patches from the stores of photos and real pairs.
+"""Training items (docs/method.md 4, 5): batches of patches from the stores of photos and pairs.
 
 Patches are cropped, flipped, turned and mixed as the 8-bit pixels that they are, a quarter of the
 bytes of float32, and become float32 in [0, 1] when arithmetic starts.
@@ -188,7 +188,7 @@ class RealItems:
             # second where inside, else first: exact modulo 256, faster than torch.where
             both = replace_rows(both, mixed, (second - first).mul_(inside).add_(first))
         clean, noisy = to_float(both).chunk(2, dim=1)
-        noisy = torch.lerp(clean, noisy, alpha.to(both.device)[:, None, None, None])
+        noisy = torch.lerp(clean, noisy, alpha.to(both.device)[:, None, None, None])  # Eq. 4.13
         noisy = dequantise(clean, noisy, rng.pixels)
         white = pair >= self.first_white
         if correlation is None or not white.any():

@@ -1,7 +1,8 @@
 """Synthetic noise, batched.
 
-Gaussian, Poisson, and Poisson followed by Gaussian (paper, Sec. 4); beyond the paper, Gaussian
-noise of a random noise level function, and random correlation for noise of any kind.
+Gaussian, Poisson, and Poisson followed by Gaussian (docs/method.md 4; paper, Sec. 4); beyond the
+paper, Gaussian noise of a random noise level function, and random correlation for noise of any
+kind (docs/method.md 9).
 """
 
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def random_level(n: int, strength: tuple[float, float], generator: torch.Generat
     base = low + (high - low) * torch.rand(n, 1, 1, generator=generator)
     x = torch.linspace(-0.5, 0.5, KNOTS)
     slope, bend = torch.randn(2, n, 1, 1, generator=generator)
-    curve = 0.6 * slope * x + 0.3 * bend * (4 * x.square() - 0.5)
+    curve = 0.6 * slope * x + 0.3 * bend * (4 * x.square() - 0.5)  # Eq. 9.10
     channel = 0.25 * torch.randn(n, 3, 1, generator=generator)
     return (base + curve + channel + 0.1 * torch.randn(n, 3, KNOTS, generator=generator)).exp()
 
@@ -84,7 +85,7 @@ GENERATOR_NOISE = NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5,
 
 
 def add_noise(clean: Tensor, model: NoiseModel, generator: torch.Generator) -> Tensor:
-    """clean (B, 3, H, W) in [0, 1] -> noisy, clipped to [0, 1], not quantised.
+    """Eq. 4.12: clean (B, 3, H, W) in [0, 1] -> noisy, clipped to [0, 1], not quantised.
 
     Poisson: counts of mean clean * chi, divided by chi; then Gaussian. `generator` lives on
     clean's device.
@@ -168,7 +169,7 @@ class NoiseCorrelationDistribution:
         a = (self.neighbour[0] + u[..., 0] * (self.neighbour[1] - self.neighbour[0])) * axis
         a = a * channel  # (n, 3, 2)
         c = a * (self.second[0] + u[..., 1] * (self.second[1] - self.second[0]))
-        kernel = torch.stack([c, a, torch.ones_like(a), a, c], dim=-1)
+        kernel = torch.stack([c, a, torch.ones_like(a), a, c], dim=-1)  # Eq. 9.11
         amount = self.colour * torch.rand(n, 1, 1, generator=generator)
         mixing = torch.eye(3) + amount * (torch.rand(n, 3, 3, generator=generator) - 0.35)
         white = torch.rand(n, generator=generator) >= self.p

@@ -3,6 +3,7 @@
 All share one form, `denoised = denoiser(noisy)`: noisy (B, 3, H, W) in [0, 1], any H and W from 1
 up; the result has the same shape and is *not* clipped. Each predicts a residual that is added to
 its input (DnCNN: the noise, subtracted), so a network whose last layer is zero is the identity.
+Equations: docs/method.md 5.
 """
 
 from collections.abc import Callable
@@ -98,7 +99,7 @@ class EAM(nn.Module):
         self.ca = ChannelAttention(c)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ca(self.r3(self.r2(self.r1(x))))
+        return self.ca(self.r3(self.r2(self.r1(x))))  # Eq. 5.3
 
 
 class RIDNet(nn.Module):
@@ -118,7 +119,7 @@ class RIDNet(nn.Module):
         head = self.head(noisy)
         # The long skip carries the head from before its ReLU.
         features = self.b4(self.b3(self.b2(self.b1(F.relu(head)))))
-        return noisy + self.tail(features + head)
+        return noisy + self.tail(features + head)  # Eq. 5.2
 
 
 # ----------------------------------------------------------------------------------------- DnCNN

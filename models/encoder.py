@@ -1,4 +1,7 @@
-"""The noise encoder and discriminator: one network, two paths (paper, Sec. 3.1 and 3.3)."""
+"""The noise encoder and discriminator: one network, two paths (docs/method.md 2).
+
+Paper, Sec. 3.1 and 3.3.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +39,7 @@ class TwoPathBlock(CompilableBlock):
         else:
             h = self.conv1(leaky_relu(self.gan_cin1(x, z)))
             h = self.conv2(leaky_relu(self.gan_cin2(h, z)))
-        return x + h
+        return x + h  # Eq. 2.1
 
 
 class EmbeddingMLP(nn.Module):
@@ -95,10 +98,10 @@ class NoiseEncoder(nn.Module):
         for blocks, head, _, _, down in self._stages():
             for block in blocks:
                 x = block(x, None)
-            features.append(head(x))
+            features.append(head(x))  # Eq. 2.2
             x = down(x) if down is not None else x
         pooled = torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1)
-        return features, F.normalize(self.mlp_noise(pooled).float(), dim=1)
+        return features, F.normalize(self.mlp_noise(pooled).float(), dim=1)  # Eq. 2.3
 
     def embedding_parameters(self) -> list[nn.Parameter]:
         """Those that `embed` uses, in the order of `parameters`."""
@@ -111,14 +114,14 @@ class NoiseEncoder(nn.Module):
 
         Logits say whether `noisy` is `clean` under real noise of the kind that z embeds.
         """
-        x = self.pre_gan(torch.cat([2 * clean - 1, noisy - clean], dim=1))
+        x = self.pre_gan(torch.cat([2 * clean - 1, noisy - clean], dim=1))  # Eq. 2.4
         features, logits = [], []
         for blocks, _, (conv1, cin, conv3), to_logit, down in self._stages():
             for block in blocks:
                 x = block(x, z)
             # Unlike in the embedding path, the trunk goes on from inside the head: golden.json's
             # figures hold for this only.
-            x = cin(conv1(x), z)
+            x = cin(conv1(x), z)  # Eq. 2.5
             g = conv3(leaky_relu(x))
             features.append(g)
             logits.append(to_logit(g))

@@ -1,4 +1,7 @@
-"""The noise generator: a U-Net modulated by the noise embedding (paper, Sec. 3.2)."""
+"""The noise generator: a U-Net modulated by the noise embedding (docs/method.md 3).
+
+Paper, Sec. 3.2.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +38,7 @@ class SFTBlock(CompilableBlock):
     def forward(self, x: Tensor, z: Tensor, n1: Tensor, n2: Tensor) -> Tensor:
         """x: (B, C, H, W); z: (B, d); n1, n2: (B, 1, H, W)."""
         h = self.conv1(leaky_relu(self.sft1(x, z, n1)))
-        return x + self.conv2(leaky_relu(self.sft2(h, z, n2)))
+        return x + self.conv2(leaky_relu(self.sft2(h, z, n2)))  # Eq. 3.1
 
 
 class NoiseGenerator(nn.Module):
@@ -83,7 +86,7 @@ class NoiseGenerator(nn.Module):
                 x = block(x, z, next(maps), next(maps))
             return x
 
-        x1 = run(self.blocks1, self.conv_first(2 * clean - 1))
+        x1 = run(self.blocks1, self.conv_first(2 * clean - 1))  # Eq. 3.2
         x2 = run(self.blocks2, self.conv_down1(x1))
         x3 = run(self.blocks3, self.conv_down2(x2))
         y2 = self.conv_skip2(leaky_relu(torch.cat([self.conv_up2(x3), x2], dim=1)))

@@ -1,4 +1,4 @@
-"""Building blocks of encoder and generator: spectral norm, CIN, SFT (method: paper, Sec. 3).
+"""Building blocks of encoder and generator: spectral norm, CIN, SFT (docs/method.md 1).
 
 Symbols: B batch, C channels of the feature map that is modulated, d dimension of the embedding z.
 Module and parameter names give the official state-dict keys; do not rename them.
@@ -80,12 +80,12 @@ def _normalised_matrices(weights: list[SpectralWeight], power_iterations: int) -
         with torch.no_grad():
             for _ in range(power_iterations):
                 v = F.normalize(matrices.mT @ u, dim=1, eps=1e-12)
-                u = F.normalize(matrices @ v, dim=1, eps=1e-12)
+                u = F.normalize(matrices @ v, dim=1, eps=1e-12)  # Eq. 1.1
             for w, u_new, v_new in zip(weights, u, v, strict=True):
                 w.weight_u.copy_(u_new.squeeze(-1))
                 w.weight_v.copy_(v_new.squeeze(-1))
     sigma = u.mT @ (matrices @ v)  # (n, 1, 1); u and v are constants here, sigma is not
-    return matrices / sigma
+    return matrices / sigma  # Eq. 1.1
 
 
 def _alike(networks: Iterable[nn.Module]) -> list[list[SpectralWeight]]:
@@ -206,7 +206,7 @@ def per_image(conv: SNConv2d, z: Tensor) -> Tensor:
 
 def apply_mlp(mlp: nn.ModuleList, z: Tensor) -> Tensor:
     """z (B, d) -> (B, C, 1, 1). Once an image: z is constant over it, so is the result."""
-    return per_image(mlp[1], leaky_relu(per_image(mlp[0], z)))[:, :, None, None]
+    return per_image(mlp[1], leaky_relu(per_image(mlp[0], z)))[:, :, None, None]  # Eq. 1.2
 
 
 class ConditionalInstanceNorm(nn.Module):
@@ -221,7 +221,7 @@ class ConditionalInstanceNorm(nn.Module):
         """x: (B, C, H, W); z: (B, d)."""
         gamma = apply_mlp(self.convs_gamma, z)
         beta = apply_mlp(self.convs_beta, z)
-        return torch.addcmul(beta, F.instance_norm(x), 1 + gamma)
+        return torch.addcmul(beta, F.instance_norm(x), 1 + gamma)  # Eq. 1.3
 
 
 class SFT(nn.Module):
@@ -242,6 +242,6 @@ class SFT(nn.Module):
         weight = self.convs_beta[0].conv2d().flatten(1)  # (r, d + 1)
         per_image_part = F.linear(z, weight[:, :-1])[:, :, None, None]  # (B, r, 1, 1)
         n = n.to(per_image_part.dtype)  # or a full-size map would be float32 under autocast
-        hidden = torch.addcmul(per_image_part, n, weight[:, -1:, None])  # (B, r, H, W)
+        hidden = torch.addcmul(per_image_part, n, weight[:, -1:, None])  # (B, r, H, W), Eq. 1.5
         beta = self.convs_beta[1](F.leaky_relu_(hidden, SLOPE))
-        return torch.addcmul(beta, x, 1 + gamma)
+        return torch.addcmul(beta, x, 1 + gamma)  # Eq. 1.4

@@ -4,7 +4,7 @@ Ours match moments of the generated noise to those of the real, without an adver
 encoder tell the noise's statistics. They compare distributions through statistics that one draw of
 each shows, as scoring rules do (Shen and Meinshausen 2025, arXiv:2307.00835; Pacchiardi et al.
 2021, arXiv:2112.08217). The weights of all terms stand in `train_noiseTransfer.py`, where an
-ablation changes them.
+ablation changes them. Equations: docs/method.md 4 and 9.
 """
 
 import functools
@@ -31,11 +31,11 @@ def contrastive_loss(
     positive = first + row
     probability = logits.softmax(dim=1)[row, positive]
     accuracy = (logits.argmax(dim=1) == positive).float().mean()
-    return -(probability + 1e-8).log().mean(), accuracy
+    return -(probability + 1e-8).log().mean(), accuracy  # Eq. 4.2
 
 
 def adversarial_loss(logits: list[Tensor], target: float) -> Tensor:
-    """Binary cross-entropy of the stages' logit maps towards `target` (1 real, 0 generated)."""
+    """Eq. 4.6: cross-entropy of the stages' logit maps towards `target` (1 real, 0 generated)."""
     terms = [
         F.binary_cross_entropy_with_logits(x.float(), torch.full_like(x, target).float())
         for x in logits
@@ -44,14 +44,14 @@ def adversarial_loss(logits: list[Tensor], target: float) -> Tensor:
 
 
 def feature_matching_loss(real: list[Tensor], fake: list[Tensor]) -> Tensor:
-    """L1 between feature maps, mean over stages; no gradient reaches the real side."""
+    """Eq. 4.4: L1 between feature maps, mean over stages; no gradient reaches the real side."""
     terms = [F.l1_loss(f.float(), r.detach().float()) for r, f in zip(real, fake, strict=True)]
     return torch.stack(terms).mean()
 
 
 def consistency_loss(real: Tensor, fake: Tensor) -> Tensor:
     """L1 between the images blurred by a 21x21 Gaussian (sigma 3.5): equal local colour."""
-    return F.l1_loss(gaussian_blur(fake, 21, 3.5), gaussian_blur(real, 21, 3.5))
+    return F.l1_loss(gaussian_blur(fake, 21, 3.5), gaussian_blur(real, 21, 3.5))  # Eq. 4.5
 
 
 # ------------------------------------------------------------------ moments of the generated noise
@@ -101,7 +101,7 @@ def band_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         x = band_coefficients(noise)
         energy = (x.square().mean(3) + floor).log() / 2
         absolute = (x.abs().mean(3).square() + NORMAL_RATIO**2 * floor).log() / 2
-        logs.append((energy, absolute - energy))
+        logs.append((energy, absolute - energy))  # Eq. 9.6
     (energy_real, shape_real), (energy_fake, shape_fake) = logs
     return F.l1_loss(energy_fake, energy_real), F.l1_loss(shape_fake, shape_real)
 
@@ -111,14 +111,14 @@ def local_variance_loss(real: Tensor, fake: Tensor) -> Tensor:
     strength follows the picture."""
     floor = _energy_floor(real)[:, None, None, None]
     real, fake = ((F.avg_pool2d(x.square(), 8, 4) + floor).log() / 2 for x in (real, fake))
-    return F.l1_loss(fake, real)
+    return F.l1_loss(fake, real)  # Eq. 9.7
 
 
 def local_mean_loss(real: Tensor, fake: Tensor) -> Tensor:
     """L1 between means of 12x12 windows, over the noise's standard deviation: no colour cast."""
     strength = real.flatten(1).std(1).clamp_min(1 / 255)
     real, fake = (F.avg_pool2d(x, 12, 6) for x in (real, fake))
-    return ((fake - real).abs().mean((1, 2, 3)) / strength).mean()
+    return ((fake - real).abs().mean((1, 2, 3)) / strength).mean()  # Eq. 9.8
 
 
 def autocorrelation_loss(real: Tensor, fake: Tensor, max_lag: int = 5) -> Tensor:
@@ -134,12 +134,12 @@ def autocorrelation_loss(real: Tensor, fake: Tensor, max_lag: int = 5) -> Tensor
     energy = both.square().sum((2, 3)) + both[0, 0].numel() / 255**2  # under it, quantisation
     scale = (energy[:, :, None] * energy[:, None]).sqrt()[..., None, None]
     correlation_real, correlation_fake = (covariance / scale).chunk(2)
-    return (correlation_fake - correlation_real).square().sum((3, 4)).mean()
+    return (correlation_fake - correlation_real).square().sum((3, 4)).mean()  # Eq. 9.9
 
 
 def _energy_floor(noise: Tensor) -> Tensor:
     """(B,): under it an energy counts as none: a third of an 8-bit step, and 5 % of the noise."""
-    return (0.3 / 255) ** 2 + 0.003 * noise.square().mean((1, 2, 3))
+    return (0.3 / 255) ** 2 + 0.003 * noise.square().mean((1, 2, 3))  # Eq. 9.5
 
 
 # ------------------------------------------------------------- what an embedding tells of the noise
@@ -163,7 +163,7 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         inside = (level == i).to(noise.dtype)
         pixels = inside.sum((2, 3))
         variance = (inside * noise.square()).sum((2, 3)) / pixels.clamp_min(1)
-        values.append((variance + (0.3 / 255) ** 2).log() / 2)
+        values.append((variance + (0.3 / 255) ** 2).log() / 2)  # Eq. 9.1
         shown.append(pixels >= 64)
     variance = noise.square().mean((2, 3)).clamp_min(1e-7)  # (B, 3)
     right = (noise[..., 1:] * noise[..., :-1]).mean((2, 3)) / variance
@@ -185,13 +185,13 @@ class StatisticsHead(nn.Linear):
             self.bias[: 3 * INTENSITY_BINS] = -3  # of 255: 13, a usual standard deviation
 
     def forward(self, z: Tensor) -> Tensor:
-        return super().forward(z.float() * self.in_features**0.5)  # of unit variance a coordinate
+        return super().forward(z.float() * self.in_features**0.5)  # Eq. 9.2: unit variance
 
 
 def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """L1 between what the head told and the statistics that noisy shows, their mean; and that of
     the log standard deviations alone, to be logged."""
     statistics, shown = noise_statistics(noisy, clean)
-    error = (told - statistics).abs() * shown
+    error = (told - statistics).abs() * shown  # Eq. 9.3
     n = 3 * INTENSITY_BINS
     return error.sum() / shown.sum().clamp_min(1), error[:, :n].sum() / shown[:, :n].sum()

@@ -1,4 +1,7 @@
-"""What trains and what is used: key queue, momentum update, and noise transfer itself."""
+"""What trains and what is used: key queue, momentum update, and noise transfer itself.
+
+Equations: docs/method.md 3 and 4.
+"""
 
 from pathlib import Path
 from typing import Self
@@ -35,7 +38,7 @@ class KeyQueue(nn.Module):
         if len(keys) > size:
             raise ValueError(f"{len(keys)} keys do not fit a queue of {size}")
         columns = (self.pointer + torch.arange(len(keys), device=keys.device)) % size
-        self.queue[:, columns] = keys.T.to(self.queue.dtype)
+        self.queue[:, columns] = keys.T.to(self.queue.dtype)  # Eq. 4.11
         self.pointer.copy_((self.pointer + len(keys)) % size)
 
 
@@ -43,7 +46,7 @@ class KeyQueue(nn.Module):
 def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, m: float) -> None:
     """theta_k <- m theta_k + (1 - m) theta_q; spectral-norm vectors stay each encoder's own."""
     keys, queries = list(key_encoder.parameters()), list(query_encoder.parameters())
-    torch._foreach_lerp_(keys, queries, 1 - m)
+    torch._foreach_lerp_(keys, queries, 1 - m)  # Eq. 4.10
 
 
 def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
@@ -61,14 +64,14 @@ def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
 
 
 class NoiseTransfer(nn.Module):
-    """Put the noise of one noisy reference on any clean image (paper, Eq. for inference).
+    """Put the noise of one noisy reference on any clean image (Eq. 3.3).
 
     Evaluation mode throughout: using it does not move the spectral-norm vectors.
 
     reference_patch: None embeds a reference whole, as the paper does. A number of pixels embeds
     patches of this size, evenly spread, at most 64, and takes their mean direction: an embedding
     drifts with the size of what is embedded, so weights trained on small patches are at their best
-    there; and a reference of any size then takes the memory and time of its patches alone.
+    there; and a reference of any size then takes the memory and time of its patches alone. Eq. 3.4.
     inject_noise: False for a generator that was trained on maps of zeros: it gets those, whatever
     `noise` says.
     """
@@ -158,7 +161,7 @@ class NoiseTransfer(nn.Module):
         noise = noise if self.inject_noise else no_noise
         with shared_spectral_norm(self.generator):
             residual = self.generator(padded, z.expand(len(clean), -1), noise)
-        return (clean + residual[..., :height, :width]).clamp(0, 1)
+        return (clean + residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
 
     def transfer(
         self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None
