@@ -437,6 +437,9 @@ def gradients(
             "loss_local_mean": local_mean,
             "loss_autocorrelation": autocorrelation,
         }
+        strength = [x.detach().flatten(1).std(1) for x in (generated, real)]
+        ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
+        values |= {"error_log_strength": ratio.abs().mean(), "bias_log_strength": ratio.mean()}
     if c.w_statistics and not c.freeze_encoder:
         statistics, values["error_log_std"] = statistics_loss(s.statistics(q_real), noisy1, clean)
         loss_e += c.w_statistics * statistics
@@ -451,10 +454,6 @@ def gradients(
     grads_g = torch.autograd.grad(loss_g, list(g.parameters()), retain_graph=c.grad_accum > 1)
     values["akld"] = akld(fake, noisy1, clean).mean()
     values["ks"] = ks(fake, noisy1, clean).mean()
-    with torch.no_grad():
-        strength = [(x - clean).flatten(1).std(1) for x in (fake.clamp(0, 1), noisy1)]
-        ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
-        values |= {"error_log_strength": ratio.abs().mean(), "bias_log_strength": ratio.mean()}
     return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
 
 
