@@ -57,6 +57,7 @@ from models.losses import (
     feature_matching_loss,
     local_mean_loss,
     local_variance_loss,
+    overflow_loss,
     statistics_loss,
 )
 from models.noise_transfer import (
@@ -429,6 +430,7 @@ def gradients(
             + c.w_local_variance * local_variance
             + c.w_local_mean * local_mean
             + c.w_autocorrelation * autocorrelation
+            + overflow_loss(fake)
         )
         values |= {
             "loss_band": band,

@@ -64,6 +64,12 @@ def clip_straight_through(image: Tensor) -> Tensor:
     return image + (image.clamp(0, 1) - image).detach()
 
 
+def overflow_loss(image: Tensor) -> Tensor:
+    """How far pixels are beyond [-0.5, 1.5], where no noise takes them: there the terms on the
+    clipped image see nothing any more, and an untrained generator would run away."""
+    return F.relu((image - 0.5).abs() - 1).mean()
+
+
 NORMAL_RATIO = math.sqrt(2 / math.pi)  # mean absolute value over root mean square
 
 

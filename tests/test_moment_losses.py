@@ -20,6 +20,7 @@ from models.losses import (
     local_mean_loss,
     local_variance_loss,
     noise_statistics,
+    overflow_loss,
     statistics_loss,
 )
 from utils.metrics import autocorrelation_distance
@@ -192,3 +193,12 @@ def test_head_starts_at_a_usual_deviation_and_reads_a_direction() -> None:
     z = torch.nn.functional.normalize(torch.ones(1, 16))
     expected = head.weight.sum(1) + head.bias  # sqrt(16) / sqrt(16)
     torch.testing.assert_close(head(z)[0], expected)
+
+
+def test_overflow_is_the_way_beyond_what_noise_reaches() -> None:
+    """Pixels at -1, 0.5, 1.5 and 3.5 are 0.5, 0, 0 and 2 too far."""
+    image = torch.tensor([-1.0, 0.5, 1.5, 3.5], requires_grad=True)
+    loss = overflow_loss(image)
+    assert loss.item() == pytest.approx(2.5 / 4)
+    (grad,) = torch.autograd.grad(loss, image)
+    assert grad.tolist() == [-0.25, 0, 0, 0.25]
