@@ -32,12 +32,12 @@ from utils.metrics import (
     autocorrelation_distance,
     kld,
     ks,
-    neighbour_correlation,
     noise_level_distance,
     noise_std_ratio,
     psnr,
     ssim,
 )
+from utils.noise_statistics import neighbour_correlation
 from utils.protocols import (
     OTHER_HALF,
     Protocol,

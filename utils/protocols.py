@@ -18,7 +18,7 @@ from data.folders import CleanTestSet, PairedTestSet
 from data.noise import NoiseModelDistribution, add_noise
 from models.layers import NoiseSource
 from utils.errors import UserError
-from utils.metrics import VARIANCE_FLOOR, noise_level_function
+from utils.noise_statistics import VARIANCE_FLOOR, noise_level_function
 from utils.seeding import derived_seed, randomness
 
 Protocol = Literal["paired", "unpaired", "cross"]
