@@ -4,7 +4,8 @@
     python supp_tbl.py --tables noise --limit 4         # a quick look
 
 Every test set below `test_images/` is measured: real pairs in the tables `noise` and `denoising`,
-clean images in `synthetic`. Without any, the bundled sample is. Tables are printed and written to
+clean images in `known` and `synthetic`. Without any, the bundled sample is, whose scenes
+`cross_scene` has in any case: noise of one put on another. Tables are printed and written to
 `supp/tbl/`: <table>.txt, .md, .tex and .csv, and <table>_images.csv with every image; all of them,
 with histograms, autocorrelations and pictures, to one page, `supp/tbl/report.html`. The same
 command gives the same figures, whatever the batch size or number of workers, in float32 throughout.
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from data.cross_scene import CrossSceneTestSet
 from data.folders import CleanTestSet, PairedTestSet, find_test_sets
 from data.noise import NoiseModelDistribution
 from data.sample import write_sample
@@ -37,9 +39,11 @@ from utils.evaluation import (
     evaluate_floor,
     evaluate_transfer,
     per_image_noise,
+    scene_figures,
 )
 from utils.html_report import NoiseSample, NoiseSection, write_html
 from utils.metrics import pgap
+from utils.noise_statistics import DIRECTIONS
 from utils.protocols import KnownNoise, Protocol, has_cross_references, middle
 from utils.seeding import derived_seed
 from utils.tables import Column, Table
@@ -51,13 +55,14 @@ class Config:
 
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""
-    tables: tuple[Literal["noise", "known", "denoising", "synthetic"], ...] = (
+    tables: tuple[Literal["noise", "cross_scene", "known", "denoising", "synthetic"], ...] = (
         "noise",
+        "cross_scene",
         "known",
         "denoising",
         "synthetic",
     )
-    """Which tables to make."""
+    """Which tables to make; cross_scene is about the bundled sample, whatever the test images."""
     nt: Path = Path("ckpts/NT")
     """Noise generator: folder of VUNet.pt and encoder_k.pt."""
     reference_patch: int | None = None
@@ -104,13 +109,17 @@ RANDOM_NOISE = {
 }
 
 # References of known noise, for the table `known`.
+KNOWN_CORRELATIONS = {f"Gaussian, sigma 25, corr. {r}": r for r in (0.2, 0.4, 0.6)}
 KNOWN_NOISE = {
-    "Gaussian, sigma 10": NoiseModelDistribution((1, 0, 0), sigma=(10, 10), chi=(30, 30)),
-    "Gaussian, sigma 25": NoiseModelDistribution((1, 0, 0), sigma=(25, 25), chi=(30, 30)),
-    "Gaussian, sigma 50": NoiseModelDistribution((1, 0, 0), sigma=(50, 50), chi=(30, 30)),
-    "Poisson, chi 30": NoiseModelDistribution((0, 1, 0), sigma=(25, 25), chi=(30, 30)),
+    f"Gaussian, sigma {s}": NoiseModelDistribution((1, 0, 0), sigma=(s, s), chi=(30, 30))
+    for s in (5, 10, 25, 50)
 }
-KNOWN_IMAGES = 12  # of a set, at most, and 256x256 of each: a check, not a benchmark
+KNOWN_NOISE |= dict.fromkeys(KNOWN_CORRELATIONS, KNOWN_NOISE["Gaussian, sigma 25"])
+KNOWN_NOISE |= {
+    f"Poisson, chi {chi}": NoiseModelDistribution((0, 1, 0), sigma=(25, 25), chi=(chi, chi))
+    for chi in (10, 30)
+}
+KNOWN_IMAGES, KNOWN_SIDE = 12, 192  # of a set and of an image, at most: a check, not a benchmark
 
 TEST_SET = (Column("test_set", "test set"), Column("images", "images", "d"))
 NOISE_COLUMNS = (
@@ -127,6 +136,17 @@ NOISE_COLUMNS = (
     Column("acf", "ACF dist.", ".3f", interval=True),
     Column("nlf", "NLF dist.", ".3f"),
 )
+SCENE_COLUMNS = (
+    *TEST_SET,
+    Column("noise", "noise"),
+    Column("std_ratio", "std ratio", ".3f", interval=True),
+    Column("nlf", "log std, mean", ".3f", interval=True),  # over intensities and channels
+    Column("nlf_worst", "worst", ".3f", interval=True),
+    Column("mean_shift", "mean shift", ".2f", interval=True),  # in 8-bit steps, the worst channel
+    *(Column(f"corr_{d}", f"corr. {d}", ".3f", truth=f"corr_{d}_real") for d in DIRECTIONS),
+    Column("corr_distance", "corr. dist.", ".3f", interval=True),
+    Column("akld", "AKLD", ".3f", interval=True),
+)
 KNOWN_COLUMNS = (
     *TEST_SET,
     Column("noise", "reference's noise"),
@@ -136,7 +156,7 @@ KNOWN_COLUMNS = (
     Column("akld_unpaired", "unpaired", ".3f"),
     Column("akld_cross", "cross", ".3f"),
     Column("akld_floor", "floor", ".3f"),
-    Column("corr_generated", "corr.", ".3f"),
+    Column("corr_generated", "corr.", ".3f", truth="corr_real"),
 )
 RESTORED = (
     Column("denoiser", "denoiser"),
@@ -170,7 +190,8 @@ def main(argv: list[str] | None = None) -> None:
     clean = [s for s in sets if not isinstance(s, PairedTestSet)]
     on_pairs = real or (transfer and "noise" in c.tables)
     on_clean = synthetic or (transfer and "known" in c.tables)
-    if not ((pairs and on_pairs) or (clean and on_clean)):
+    on_sample = transfer and "cross_scene" in c.tables
+    if not (on_sample or (pairs and on_pairs) or (clean and on_clean)):
         raise UserError(
             f"{c.test_images}: holds nothing for these tables; noise and denoising need real "
             "pairs, known and synthetic need clean images"
@@ -183,6 +204,8 @@ def main(argv: list[str] | None = None) -> None:
         tables.append(report(noise_table(transfer, pairs, c, how), c, files, notes))
         if c.report:
             sections = [noise_section(transfer, test_set, c, device) for test_set in pairs]
+    if on_sample:
+        tables.append(report(cross_scene_table(transfer, c, how), c, files, notes))
     if transfer and clean and "known" in c.tables:
         tables.append(report(known_table(transfer, clean, c, how), c, files, notes))
     if real and pairs:
@@ -219,14 +242,42 @@ def noise_table(transfer: NoiseTransfer, sets: list[PairedTestSet], c: Config, h
     return table
 
 
+def cross_scene_table(transfer: NoiseTransfer, c: Config, how: dict) -> Table:
+    """The floor, another shot of the target; NoiseTransfer and the blind models from a reference of
+    another scene, brighter or darker."""
+    title = (
+        "Noise of another scene of other brightness: strength, by intensity and channel, too, mean "
+        "shift (8-bit steps), correlation of neighbours, generated / real; means and 95% intervals"
+    )
+    table = Table("cross_scene", title, SCENE_COLUMNS)
+    scenes = CrossSceneTestSet()
+    count = min(len(scenes.pairs), c.limit or len(scenes.pairs))
+    how = how | {"limit": count, "measures": scene_figures}
+    table.add(scenes, {"noise": "real, another draw"}, evaluate_floor(scenes, **how))
+    models = {name: model for name, model in BASELINES.items() if not model.oracle}
+    for name, model in {"NoiseTransfer": transfer, **models}.items():
+        figures = evaluate_transfer(
+            model, scenes, reference=scenes.references, draws=c.draws, **how
+        )
+        table.add(scenes, {"noise": name}, figures)
+    return table
+
+
 def known_table(transfer: NoiseTransfer, sets: list[CleanTestSet], c: Config, how: dict) -> Table:
     title = (
-        "Generated noise where the reference's is known: its strength over the true one, and AKLD"
+        "Generated noise where the reference's is known: its strength over the true one, AKLD, and "
+        "correlation of neighbours, generated / true"
     )
     table = Table("known", title, KNOWN_COLUMNS)
     how = how | {"limit": None}
     for clean in sets:
-        known = KnownNoise(clean, KNOWN_NOISE, min(KNOWN_IMAGES, c.limit or KNOWN_IMAGES))
+        known = KnownNoise(
+            clean,
+            KNOWN_NOISE,
+            min(KNOWN_IMAGES, c.limit or KNOWN_IMAGES),
+            KNOWN_SIDE,
+            correlations=KNOWN_CORRELATIONS,
+        )
         figures = evaluate_transfer(transfer, known, **how)
         for reference in ("unpaired", "cross"):
             other = evaluate_transfer(transfer, known, reference=reference, **how)
@@ -350,11 +401,13 @@ def origin(c: Config, device: torch.device, argv: list[str] | None) -> list[str]
 
 
 def open_generator(c: Config, device: torch.device) -> NoiseTransfer | None:
-    if not {"noise", "known"} & set(c.tables):
+    if not {"noise", "cross_scene", "known"} & set(c.tables):
         return None
     for file in (c.nt / "VUNet.pt", c.nt / "encoder_k.pt"):
         if not file.is_file():
-            leave_out(c, "nt", "noise and known tables", file, "train_noiseTransfer.py")
+            leave_out(
+                c, "nt", "noise, cross_scene and known tables", file, "train_noiseTransfer.py"
+            )
             return None
     return NoiseTransfer.from_checkpoint(c.nt, device, c.reference_patch)
 
@@ -387,10 +440,12 @@ def leave_out(c: Config, flag: str, tables: str, file: Path, script: str) -> Non
 
 def open_test_sets(c: Config) -> list[CleanTestSet | PairedTestSet]:
     """What is in test_images, else the bundled sample; a line for each published set not there."""
+    if c.tables == ("cross_scene",):  # it has its own
+        return []
     sets = find_test_sets(c.test_images)
     present = {test_set.name.lower() for test_set in sets}
     for which in VALIDATION_SETS:
-        if which.name not in present and c.tables != ("synthetic",):
+        if which.name not in present and {"noise", "denoising"} & set(c.tables):
             print(
                 f"{which.title} is not there: put {which.clean}.mat and {which.noisy}.mat from "
                 f"{which.source} into {c.test_images / which.name}"

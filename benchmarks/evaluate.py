@@ -37,6 +37,7 @@ from utils.evaluation import (
     full_float32,
     per_image_noise,
 )
+from utils.noise_statistics import neighbour_correlation
 from utils.seeding import randomness
 
 Task = Callable[[PairedTestSet, int | None], object]  # task(test set, batch size)
@@ -277,7 +278,7 @@ def parts(
         for metric in (metrics.akld, metrics.ks, metrics.noise_std_ratio):
             metric(noisy, noisy, clean)
         for image in (noisy, noisy):
-            metrics.neighbour_correlation(image, clean)
+            neighbour_correlation(image, clean)
 
     def synthetic_noise() -> None:
         rng = randomness(0)

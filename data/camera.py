@@ -66,6 +66,14 @@ def camera_pair(
     return develop(raw, gains), develop(noisy, gains)
 
 
+def exposed(photo: np.ndarray, factor: float) -> np.ndarray:
+    """The photo, sRGB uint8, `factor` (at most 1) times as bright.
+
+    In values, not in light: sRGB is nearly a power law, on which the two differ by a power.
+    """
+    return np.rint(photo * factor).astype(np.uint8)
+
+
 def raw_noise(raw: np.ndarray, level: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
     """Shot and read noise of `raw` (any shape, in [0, 1]): N(0, beta1 raw + beta2)."""
     beta1, beta2 = level

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from data.camera import NOISE_LEVEL, camera_pair, noise_level, random_noise_level
+from data.camera import NOISE_LEVEL, camera_pair, exposed, noise_level, random_noise_level
 from data.folders import photo_folder
 from data.sample import draw_gains
 from utils.config import parse
@@ -85,8 +85,7 @@ def main(argv: list[str] | None = None) -> None:
             camera = np.random.default_rng([c.seed, 4, kind])
             level, gains = random_noise_level(camera), draw_gains(camera)
             name = f"{kind + 1:03d}_beta_{level[0]:.6f}_{level[1]:.6f}"
-        # Of values, not of light: sRGB is nearly a power law, on which the two differ by a power.
-        window = np.rint(window * rng.uniform(*c.exposure)).astype(np.uint8)
+        window = exposed(window, rng.uniform(*c.exposure))
         clean, noisy = camera_pair(window, level, rng, gains)
         if c.layout == "paired":
             sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))

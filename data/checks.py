@@ -20,7 +20,8 @@ from scipy.fft import dct
 from torch import Tensor
 
 from utils.images import integer_to_float
-from utils.metrics import neighbour_correlation, psnr
+from utils.metrics import psnr
+from utils.noise_statistics import neighbour_correlation
 
 SIDE = 1024
 REACH = 12  # pixels either way in which a displacement is looked for

@@ -84,11 +84,16 @@ def random_level(n: int, strength: tuple[float, float], generator: torch.Generat
 GENERATOR_NOISE = NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5, 100))
 
 
-def add_noise(clean: Tensor, model: NoiseModel, generator: torch.Generator) -> Tensor:
+def add_noise(
+    clean: Tensor,
+    model: NoiseModel,
+    generator: torch.Generator,
+    correlation: "NoiseCorrelation | None" = None,
+) -> Tensor:
     """Eq. 4.12: clean (B, 3, H, W) in [0, 1] -> noisy, clipped to [0, 1], not quantised.
 
-    Poisson: counts of mean clean * chi, divided by chi; then Gaussian. `generator` lives on
-    clean's device.
+    Poisson: counts of mean clean * chi, divided by chi; then Gaussian. correlation: what the noise
+    goes through before it is clipped. `generator` lives on clean's device.
     """
     noisy = clean.clone()
     at = (model.chi < torch.inf).nonzero().squeeze(1)
@@ -109,6 +114,8 @@ def add_noise(clean: Tensor, model: NoiseModel, generator: torch.Generator) -> T
         x = clean.index_select(0, device_at)
         normal = torch.randn(x.shape, device=clean.device, generator=generator)
         noisy.index_add_(0, device_at, normal.mul_(interpolate(level, x)))
+    if correlation is not None:
+        noisy = correlation(noisy.sub_(clean)).add_(clean)
     return noisy.clamp_(0, 1)
 
 
@@ -145,6 +152,19 @@ class NoiseCorrelation:
         return torch.einsum(
             "bij,bjhw->bihw", self.mixing.to(noise.device), x.view(batch, 3, height, width)
         )
+
+
+def known_correlation(neighbour: float) -> NoiseCorrelation:
+    """For one image: neighbours along both axes correlate by `neighbour`, channels not at all.
+
+    The kernel of either axis is (0, a, 1, a, 0) with 2 a / (1 + 2 a^2) = neighbour; diagonal
+    neighbours have its square. ValueError outside [0, 0.707], beyond which there is no such a.
+    """
+    if not 0 <= neighbour <= 0.5**0.5:
+        raise ValueError(f"neighbour: expected 0 to 0.707, got {neighbour}")
+    a = neighbour / (1 + max(0, 1 - 2 * neighbour**2) ** 0.5)
+    kernel = F.normalize(torch.tensor([0, a, 1, a, 0]), dim=0)
+    return NoiseCorrelation(kernel.expand(1, 3, 2, TAPS), torch.eye(3)[None])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import torch
 from scipy.ndimage import correlate1d
 from torch import Tensor
 
-from utils.metrics import akld, autocorrelation_distance, neighbour_correlation
+from utils.metrics import akld, autocorrelation_distance
+from utils.noise_statistics import neighbour_correlation
 
 REAL_TAP = 0.2397  # of the kernel (a, 1, a), whose correlation is 2 a / (1 + 2 a^2) = 0.43
 TAPS = np.linspace(0, 0.5, 11)

@@ -17,7 +17,7 @@ from utils.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-TABLES = "noise", "known", "denoising", "synthetic"
+TABLES = "noise", "known", "cross_scene", "denoising", "synthetic"
 
 
 def insert(text: str, name: str, table: str) -> str:

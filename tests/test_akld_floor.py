@@ -13,6 +13,7 @@ from scipy.integrate import quad
 
 from tests.test_noise_metrics import noise_of
 from utils import metrics
+from utils.noise_statistics import VARIANCE_WINDOW, neighbour_correlation
 
 
 def variance_moments(autocorrelation: np.ndarray) -> tuple[float, float]:
@@ -22,7 +23,7 @@ def variance_moments(autocorrelation: np.ndarray) -> tuple[float, float]:
     (2-D) autocorrelation; with M(s) = E[exp(-s v)], E[1 / v] is the integral of M, and E[log v]
     that of (exp(-s) - M(s)) / s.
     """
-    weights = np.outer(metrics.VARIANCE_WINDOW, metrics.VARIANCE_WINDOW).ravel()
+    weights = np.outer(VARIANCE_WINDOW, VARIANCE_WINDOW).ravel()
     y, x = np.divmod(np.arange(49), 7)
     middle = len(autocorrelation) // 2
     r = autocorrelation[middle + y[:, None] - y, middle + x[:, None] - x]
@@ -77,7 +78,7 @@ def test_akld_floor_and_that_it_prefers_white_noise_to_the_truth() -> None:
     """0.042 and 0.070 for two draws of white and of soft noise, 0.057 for white against soft."""
     clean = torch.zeros(SHAPE)
     white, soft = variance_moments(WHITE), variance_moments(SOFT)
-    correlation = metrics.neighbour_correlation(soft_noise(1), clean)
+    correlation = neighbour_correlation(soft_noise(1), clean)
     assert correlation.mean().item() == pytest.approx(0.43, abs=0.01)
     cases = {
         # (generated, real); the first two are draws of one noise: the floor

@@ -12,7 +12,7 @@ from data.camera import NOISE_LEVEL, camera_pair, noise_level
 from models.baselines import BASELINES, blind_noise_level, blind_sigma, nearest_camera_level
 from tests.helpers import images
 from utils.evaluation import per_image_noise
-from utils.metrics import neighbour_correlation
+from utils.noise_statistics import neighbour_correlation
 
 WHITE, POISSON, CAMERA, WHITE_ORACLE, POISSON_ORACLE = BASELINES
 BLIND = [title for title, model in BASELINES.items() if not model.oracle]

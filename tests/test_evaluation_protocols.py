@@ -15,6 +15,7 @@ from utils import metrics
 from utils.errors import UserError
 from utils.evaluation import evaluate_floor, evaluate_transfer, noise_figures
 from utils.metrics import akld
+from utils.noise_statistics import neighbour_correlation
 from utils.protocols import OTHER_HALF, floor_pair, reference_indices
 
 # Kinds of two sizes, so that references differ in size from the image and from one another.
@@ -192,8 +193,8 @@ def test_every_measure_is_its_metric_of_generated_real_and_clean() -> None:
         "kld": metrics.kld(fake, real, clean),
         "kld_tails": metrics.kld(fake, real, clean, bins="tails"),
         "std_ratio": metrics.noise_std_ratio(fake, real, clean),
-        "corr_generated": metrics.neighbour_correlation(fake, clean),
-        "corr_real": metrics.neighbour_correlation(real, clean),
+        "corr_generated": neighbour_correlation(fake, clean),
+        "corr_real": neighbour_correlation(real, clean),
         "acf": metrics.autocorrelation_distance(fake, real, clean),
         "nlf": metrics.noise_level_distance(fake, real, clean),
     }

@@ -11,6 +11,7 @@ from data.noise import NoiseModelDistribution
 from models.baselines import white_gaussian_blind
 from tests.test_protocols import ramp
 from utils.evaluation import evaluate_transfer
+from utils.noise_statistics import neighbour_correlation
 from utils.protocols import KnownNoise, middle
 
 
@@ -83,6 +84,18 @@ def test_known_noise_has_the_strength_of_theory() -> None:
     torch.testing.assert_close(photons, photons.round(), rtol=0, atol=1e-4)
     variance = (noisy - clean).var().item()
     assert variance == pytest.approx(0.25 / 30, rel=5 * math.sqrt(2.14 / 49152))
+
+
+def test_known_noise_has_the_correlation_that_its_model_is_named_with() -> None:
+    """Mid-grey, n = 49152: a correlation has an SE of (1 + 2 * 0.4^2 + 2 * 0.05^2) / sqrt(n) at
+    most (test_noise.py), white noise 1 / sqrt(n), both are means over two directions."""
+    models = {"white": MODELS["sigma 25"], "correlated": MODELS["sigma 25"]}
+    known = KnownNoise(Photos(), models, limit=0, correlations={"correlated": 0.4})
+    for i, expected, fewer in ((2, 0, 1), (3, 0.4, 1.33)):
+        clean, noisy = known[i]
+        measured = neighbour_correlation(noisy[None], clean[None]).item()
+        assert measured == pytest.approx(expected, abs=5 * fewer / math.sqrt(49152))
+        assert (noisy - clean).std().item() == pytest.approx(25 / 255, rel=0.03)
 
 
 def test_known_noise_depends_on_seed_and_image_alone() -> None:

@@ -1,4 +1,4 @@
-"""Metrics against the published figures, numpy, scipy, scikit-image and closed forms."""
+"""Metrics against the published figures, numpy, scipy and closed forms."""
 
 import math
 
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage, stats
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tests.golden import recipe
 from utils import metrics
+from utils.noise_statistics import local_noise_variance, neighbour_correlation
 
 NOISE_METRICS = [
     metrics.akld,
@@ -18,9 +18,12 @@ NOISE_METRICS = [
     metrics.kld,
     metrics.noise_std_ratio,
     metrics.autocorrelation_distance,
+    metrics.directional_distance,
     metrics.noise_level_distance,
+    metrics.worst_noise_level,
 ]
 QUALITY_METRICS = [metrics.psnr, metrics.ssim]
+PAIR_METRICS = [*QUALITY_METRICS, metrics.mean_shift, neighbour_correlation]
 
 
 def triple(shape: tuple = (3, 3, 40, 56), seed: int = 0) -> list[np.ndarray]:
@@ -77,7 +80,7 @@ def test_golden(golden: dict, device: torch.device) -> None:
     assert metrics.ks(fake, real, clean).item() == pytest.approx(expected["ks"], abs=1e-4)
     assert metrics.psnr(clean, fake).item() == pytest.approx(expected["psnr"], abs=1e-4)
     assert metrics.ssim(clean, fake).item() == pytest.approx(expected["ssim"], abs=1e-4)
-    v, expected = metrics.local_noise_variance(real, clean).cpu(), expected["sigma_real"]
+    v, expected = local_noise_variance(real, clean).cpu(), expected["sigma_real"]
     assert list(v.shape) == expected["shape"]
     # variances near 0.01: 1e-6 is 1e-4 of the figure
     assert v.mean().item() == pytest.approx(expected["mean"], abs=1e-6)
@@ -92,7 +95,7 @@ def test_against_numpy(shape: tuple, device: torch.device) -> None:
     images = tensors(arrays, device)
     fake, real, clean = arrays
     for noisy, noisy_tensor in ((fake, images[0]), (real, images[1])):
-        v = metrics.local_noise_variance(noisy_tensor, images[2]).cpu().numpy()
+        v = local_noise_variance(noisy_tensor, images[2]).cpu().numpy()
         np.testing.assert_allclose(v, variance_numpy(noisy, clean), rtol=1e-5)
     np.testing.assert_allclose(metrics.akld(*images).cpu(), akld_numpy(*arrays), rtol=1e-5)
     np.testing.assert_allclose(metrics.ks(*images).cpu(), ks_numpy(*arrays), atol=1e-6)
@@ -108,7 +111,7 @@ def test_against_numpy(shape: tuple, device: torch.device) -> None:
         )
         for noise in fake - clean
     ]
-    measured = metrics.neighbour_correlation(images[0], images[2]).cpu()
+    measured = neighbour_correlation(images[0], images[2]).cpu()
     np.testing.assert_allclose(measured, correlation, atol=1e-5)
 
 
@@ -162,34 +165,6 @@ def test_akld_of_constant_noise() -> None:
 # ---- correlation and strength --------------------------------------------------------------------
 
 
-def test_neighbour_correlation_of_white_and_averaged_noise() -> None:
-    """White noise has 0. The mean of horizontal pairs has 1/2 horizontally, 0 vertically; of pairs
-    along both axes 1/2 in both directions."""
-    side = 300
-    white = torch.randn(3, 3, side + 1, side + 1, generator=torch.Generator().manual_seed(0))
-    white[1, :, :, :-1] = (white[1, :, :, :-1] + white[1, :, :, 1:]) / 2
-    white[2, :, :, :-1] = (white[2, :, :, :-1] + white[2, :, :, 1:]) / 2
-    white[2, :, :-1] = (white[2, :, :-1] + white[2, :, 1:]) / 2
-    noise = 0.1 * white[:, :, :side, :side]
-    clean = torch.full_like(noise, 0.5)
-    measured = metrics.neighbour_correlation(clean + noise, clean)
-    # six correlations of about side^2 pairs each; a correlated field has fewer independent samples,
-    # at most (1 + 2 * (2/4 + 1/16)) ~ 2.1 times fewer
-    tolerance = 5 * math.sqrt(2.1 / (6 * side**2))
-    np.testing.assert_allclose(measured, [0, 0.25, 0.5], atol=tolerance)
-
-
-def test_neighbour_correlation_signs() -> None:
-    clean = torch.full((1, 3, 16, 16), 0.5)
-    stripes = clean.clone()
-    stripes[..., ::2] += 0.1  # columns alternate: -1 horizontally, +1 vertically
-    board = stripes.clone()
-    board[..., ::2, :] += 0.1
-    board[..., ::2, ::2] -= 0.2
-    assert metrics.neighbour_correlation(stripes, clean).item() == pytest.approx(0, abs=1e-5)
-    assert metrics.neighbour_correlation(board, clean).item() == pytest.approx(-1, abs=1e-5)
-
-
 def test_strength_ignores_a_constant_shift() -> None:
     fake, real, clean = tensors(triple())
     plain = metrics.noise_std_ratio(fake, real, clean)
@@ -204,11 +179,11 @@ def test_without_noise() -> None:
     clean = torch.full((2, 3, 16, 16), 0.3)
     assert metrics.akld(clean, clean, clean).tolist() == [0, 0]
     assert metrics.ks(clean, clean, clean).tolist() == [0, 0]
-    assert (metrics.local_noise_variance(clean, clean) == torch.tensor(1e-10)).all()
+    assert (local_noise_variance(clean, clean) == torch.tensor(1e-10)).all()
     assert metrics.noise_std_ratio(clean, clean, clean).isnan().all()
-    assert metrics.neighbour_correlation(clean, clean).isnan().all()
+    assert neighbour_correlation(clean, clean).isnan().all()
     # a constant offset is a mean, not noise, also after rounding
-    assert metrics.neighbour_correlation(clean + 0.1, clean).isnan().all()
+    assert neighbour_correlation(clean + 0.1, clean).isnan().all()
     noisy = clean + 0.01 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     assert metrics.noise_std_ratio(clean, noisy, clean).tolist() == [0, 0]
     assert metrics.psnr(clean, clean).tolist() == pytest.approx([80, 80])
@@ -247,7 +222,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, device: torch
         narrow = metric(*images)
         assert narrow.dtype == torch.float32
         assert torch.equal(narrow, metric(*wide))
-    for metric in [*QUALITY_METRICS, metrics.neighbour_correlation]:
+    for metric in PAIR_METRICS:
         assert torch.equal(metric(*images[:2]), metric(*wide[:2]))
 
 
@@ -255,7 +230,7 @@ def test_autocast_changes_nothing_and_no_gradient_is_kept(device: torch.device) 
     images = [x.clamp(0, 1) for x in tensors(triple(), device)]
     images[0].requires_grad_()
     for metric, inputs in [(m, images) for m in NOISE_METRICS] + [
-        (m, images[:2]) for m in [*QUALITY_METRICS, metrics.neighbour_correlation]
+        (m, images[:2]) for m in PAIR_METRICS
     ]:
         plain = metric(*inputs)
         with torch.autocast(device.type, torch.bfloat16):
@@ -271,7 +246,7 @@ def test_layouts_and_names_of_arguments() -> None:
         torch.testing.assert_close(metric(*channels_last), metric(*images))
         assert torch.equal(metric(**named), metric(*images))
     clipped, clipped_last = ([x.clamp(0, 1) for x in y[:2]] for y in (images, channels_last))
-    for metric in [*QUALITY_METRICS, metrics.neighbour_correlation]:
+    for metric in PAIR_METRICS:
         torch.testing.assert_close(metric(*clipped_last), metric(*clipped))
 
 
@@ -292,57 +267,3 @@ def test_other_shapes_are_refused(metric, shapes: list[tuple]) -> None:
 def test_bytes_are_refused() -> None:
     with pytest.raises(ValueError, match="uint8"):
         metrics.psnr(*[torch.zeros(1, 3, 16, 16, dtype=torch.uint8)] * 2)
-
-
-# ---- PSNR and SSIM -------------------------------------------------------------------------------
-
-
-def ssim_skimage(x: np.ndarray, y: np.ndarray) -> float:
-    """SSIM of two (H, W, 3) by Wang et al.'s window: sigma 1.5, cut off at 3.5 sigma: 11 taps."""
-    return structural_similarity(
-        x.astype(np.float64),
-        y.astype(np.float64),
-        data_range=1,
-        channel_axis=2,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-    )
-
-
-@pytest.mark.parametrize("size", [(64, 80), (97, 51), (256, 256)])
-def test_psnr_and_ssim_against_skimage(size: tuple) -> None:
-    fake, _, clean = (np.clip(a, 0, 1) for a in triple((2, 3, *size)))
-    a, b = tensors([fake, clean])
-    measured = metrics.psnr(a, b).tolist(), metrics.ssim(a, b).tolist()
-    for i in range(2):
-        x, y = fake[i].transpose(1, 2, 0), clean[i].transpose(1, 2, 0)
-        # piq adds 1e-8 to a squared error of 1e-3 or more: 4e-5 dB
-        psnr = peak_signal_noise_ratio(y, x, data_range=1)
-        assert measured[0][i] == pytest.approx(psnr, abs=1e-4)
-        assert measured[1][i] == pytest.approx(ssim_skimage(x, y), abs=1e-5)
-
-
-def test_psnr_closed_form() -> None:
-    a = torch.full((1, 3, 16, 16), 0.5)
-    # a difference of 0.1: 20 dB, less 10 log10(1 + 1e-8 / 0.01) = 4e-6 dB
-    assert metrics.psnr(a, a + 0.1).item() == pytest.approx(20, abs=1e-4)
-
-
-def test_ssim_averages_large_images_first() -> None:
-    """From 384 pixels on: f = 2 at 512, as the docstring says; none below."""
-    fake, _, clean = (np.clip(a, 0, 1) for a in triple((1, 3, 512, 520)))
-    a, b = tensors([fake, clean])
-    halved = [torch.nn.functional.avg_pool2d(x, 2) for x in (a, b)]
-    assert metrics.ssim(a, b).item() == pytest.approx(metrics.ssim(*halved).item(), abs=1e-6)
-    x, y = (t[0, :, :383].permute(1, 2, 0).double().numpy() for t in (a, b))
-    expected = ssim_skimage(x, y)  # of the full size
-    measured = metrics.ssim(a[..., :383, :], b[..., :383, :]).item()
-    assert measured == pytest.approx(expected, abs=1e-5)
-
-
-@pytest.mark.parametrize("metric", QUALITY_METRICS)
-def test_unclipped_images_are_refused(metric) -> None:
-    a = torch.full((1, 3, 16, 16), 0.5)
-    with pytest.raises(AssertionError):
-        metric(a + 0.6, a)

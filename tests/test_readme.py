@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 TABLE_COLUMNS = {
     "noise": supp_tbl.NOISE_COLUMNS,
     "known": supp_tbl.KNOWN_COLUMNS,
+    "cross_scene": supp_tbl.SCENE_COLUMNS,
     "denoising": supp_tbl.DENOISING_COLUMNS,
     "synthetic": supp_tbl.SYNTHETIC_COLUMNS,
     "noise_real": supp_tbl.NOISE_COLUMNS,
@@ -54,7 +56,8 @@ def test_tables_are_those_of_the_csv(name: str) -> None:
     lines = [line.strip("| ").split(" | ") for line in re.findall(r"^\|.*\|$", block, re.M)]
     with open(ROOT / "ckpts/tables" / f"{name}.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    columns = TABLE_COLUMNS[name]
+    # A CSV from before a column had its truth beside it has none to show.
+    columns = [c if c.truth in rows[0] else replace(c, truth="") for c in TABLE_COLUMNS[name]]
     assert lines[0] == [column.title for column in columns]
     assert len(lines) == len(rows) + 2 > 2
     for cells, row in zip(lines[2:], rows, strict=True):

@@ -14,7 +14,10 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
+import data.cross_scene
 import supp_tbl
+from data.cross_scene import PAIRS
+from data.sample import Area
 from models import NoiseEncoder, NoiseGenerator, build_denoiser
 from models.baselines import BASELINES
 from tests.test_tables import read_csv
@@ -23,15 +26,21 @@ from utils.errors import UserError
 from utils.images import integer_to_float, read_image, write_image
 from utils.protocols import KnownNoise
 
-TABLES = ("noise", "known", "denoising", "synthetic")
+TABLES = ("noise", "cross_scene", "known", "denoising", "synthetic")
 FILES = {f"{t}{end}" for t in TABLES for end in (".txt", ".md", ".tex", ".csv", "_images.csv")}
 LABELS = {"test_set", "image", "noise", "reference", "denoiser", "trained_on"}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def quick(shallow: None) -> Iterator[None]:
-    """One flat image, too: nothing here depends on how many."""
+    """One flat image and two pairs of scenes, of 32x32: nothing here depends on how many."""
+
+    def small(area: Area) -> Area:
+        return area._replace(height=32, width=32)
+
+    pairs = [p._replace(reference=small(p.reference), target=small(p.target)) for p in PAIRS[:2]]
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.cross_scene, "PAIRS", pairs)
         patch.setattr(KnownNoise, "FLAT", (0.5,))
         yield
 
@@ -117,7 +126,8 @@ def test_every_table(here: Path, capsys: pytest.CaptureFixture):
     assert len({r["psnr"] for r in synthetic[::2]}) == 6  # six different settings
 
     page = (here / "supp/tbl/report.html").read_text()
-    for text in ("Generated against real noise", "reference&#x27;s is known", "Denoising of real"):
+    texts = "Generated against real noise", "Noise of another scene", "reference&#x27;s is known"
+    for text in (*texts, "Denoising of real"):
         assert text in page
     assert sha256("ckpts/synthetic/dncnn_g.pt") in (here / "supp/tbl/synthetic.txt").read_text()
 
@@ -129,11 +139,35 @@ def test_every_table(here: Path, capsys: pytest.CaptureFixture):
         assert fact in report
 
 
+def test_cross_scene(here: Path, capsys: pytest.CaptureFixture):
+    """The floor, then every model that needs no pair; of its own images, whatever there is."""
+    run("--tables", "cross_scene")
+    assert "is not there" not in capsys.readouterr().out
+    rows = read_csv(here / "supp/tbl/cross_scene.csv")
+    blind = [name for name, model in BASELINES.items() if not model.oracle]
+    assert [r["noise"] for r in rows] == ["real, another draw", "NoiseTransfer", *blind]
+    assert {(r["test_set"], r["images"]) for r in rows} == {("sample_scenes", "2")}
+    images = read_csv(here / "supp/tbl/cross_scene_images.csv")
+    for row in rows:
+        own = [r for r in images if r["noise"] == row["noise"]]
+        names = ["01_GP_00100_chelsea_1_to", "02_S6_03200_immunohistochemistry_0.35_to"]
+        assert [r["image"].rpartition("_to")[0] + "_to" for r in own] == names
+        for key in ("std_ratio", "nlf_worst", "mean_shift", "corr_vertical", "corr_vertical_real"):
+            mean = np.mean([float(r[key]) for r in own])
+            assert float(row[key]) == pytest.approx(mean, rel=1e-4)
+    # white noise has no direction, the camera's has
+    assert abs(float(rows[2]["corr_vertical"])) < 0.1 < float(rows[2]["corr_vertical_real"])
+    run("--tables", "cross_scene", "--limit", "1", "--out", "one")
+    assert len(read_csv(here / "one/cross_scene_images.csv")) == len(rows)
+
+
 def test_known_noise(here: Path):
     """Rows by the reference's noise; figures from its images, one flat and two of BSDS500."""
     run("--tables", "known")
     rows = read_csv(here / "supp/tbl/known.csv")
     images = read_csv(here / "supp/tbl/known_images.csv")
+    correlations = {f"Gaussian, sigma 25, corr. {r}": r for r in (0.2, 0.4, 0.6)}
+    assert correlations.items() <= supp_tbl.KNOWN_CORRELATIONS.items()
     assert [r["noise"] for r in rows] == list(supp_tbl.KNOWN_NOISE)
     assert {(r["test_set"], r["images"]) for r in rows} == {("BSDS500", "3")}
     for row in rows:
@@ -144,6 +178,7 @@ def test_known_noise(here: Path):
         for key in ("std_ratio", "akld", "akld_unpaired", "akld_cross", "akld_floor"):
             mean = np.mean([float(r[key]) for r in own])
             assert float(row[key]) == pytest.approx(mean, rel=1e-5)
+        assert float(row["corr_real"]) == pytest.approx(correlations.get(row["noise"], 0), abs=0.15)
         assert len({own[0][f"akld{end}"] for end in ("", "_unpaired", "_cross", "_floor")}) == 4
 
 
@@ -257,7 +292,9 @@ def test_missing_checkpoints_leave_their_table_out(here: Path, capsys: pytest.Ca
     shutil.rmtree(here / "ckpts/synthetic")
     run()
     out = capsys.readouterr().out
-    assert "known tables left out: no ckpts/NT/encoder_k.pt; train it with `python train_n" in out
+    assert (
+        "cross_scene and known tables left out: no ckpts/NT/encoder_k.pt; train it with `py" in out
+    )
     assert "synthetic table left out: no ckpts/synthetic/ridnet_g.pt; train it with" in out
     assert {path.stem for path in (here / "supp/tbl").glob("*.md")} == {"denoising"}
 
@@ -306,7 +343,11 @@ def test_without_test_images_the_sample_is_measured(
     run("--limit", "1", "--tables", "noise", "denoising", "synthetic")
     lines = capsys.readouterr().out.splitlines()
     assert "No test images in test_images: measuring the bundled sample, cache/sample" in lines
-    assert {path.stem for path in (here / "supp/tbl").glob("*.md")} == {*TABLES} - {"known"}
+    assert {path.stem for path in (here / "supp/tbl").glob("*.md")} == {
+        "noise",
+        "denoising",
+        "synthetic",
+    }
 
 
 def test_nothing_fits_the_tables(here: Path):

@@ -136,6 +136,8 @@ def test_cells_show_intervals_and_a_dash_for_no_figure() -> None:
     assert column.cell({"akld": 0.123, "akld_low": NAN, "akld_high": NAN}) == "0.12 [-, -]"
     assert Column("akld", "AKLD", ".2f").cell({"akld": NAN}) == "-"
     assert Column("images", "images", "d").cell({"images": 7}) == "7"
+    beside = Column("corr", "corr.", ".2f", truth="corr_real")
+    assert beside.cell({"corr": 0.404, "corr_real": 0.5}) == "0.40 / 0.50"
     assert filled().text().splitlines()[5].endswith("  -")  # "white", std ratio
 
 
@@ -206,6 +208,21 @@ def test_csv_has_the_ends_of_the_interval_in_columns_of_their_own(tmp_path: Path
     assert list(images[0]) == ["test_set", "image", "noise", "akld", "std_ratio"]
     assert [row["image"] for row in images][3:6] == ["photo3", "w", "x"]
     assert [row["std_ratio"] for row in images][:4] == ["1", "nan", "0.5", "0.25"]
+
+
+def test_csv_has_the_truth_in_a_column_of_its_own(tmp_path: Path) -> None:
+    """In both files; an interval is the rows' alone."""
+    akld = Column("akld", "AKLD", ".3f", interval=True)
+    table = Table("corr", "Corr.", (*COLUMNS[:2], akld, Column("a", "a", ".1f", truth="b")))
+    values = {"akld": np.array([1.0, 2.0]), "a": np.array([0.5, 1.0]), "b": np.array([3.0, 4.0])}
+    table.add(Photos((20, 20), (20, 20)), {}, values)
+    table.write(tmp_path, [])
+    (row,) = read_csv(tmp_path / "corr.csv")
+    assert list(row) == ["test_set", "images", "akld", "akld_low", "akld_high", "a", "b"]
+    assert (row["a"], row["b"]) == ("0.75", "3.5")
+    images = read_csv(tmp_path / "corr_images.csv")
+    assert list(images[0]) == ["test_set", "image", "akld", "a", "b"]
+    assert [r["b"] for r in images] == ["3", "4"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

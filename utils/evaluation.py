@@ -30,14 +30,17 @@ from utils.errors import UserError
 from utils.metrics import (
     akld,
     autocorrelation_distance,
+    directional_distance,
     kld,
     ks,
-    neighbour_correlation,
+    mean_shift,
     noise_level_distance,
     noise_std_ratio,
     psnr,
     ssim,
+    worst_noise_level,
 )
+from utils.noise_statistics import DIRECTIONS, directional_correlations, neighbour_correlation
 from utils.protocols import (
     OTHER_HALF,
     Protocol,
@@ -64,6 +67,9 @@ Draw = tuple[int, int]
 Measured = dict[str, Tensor]
 """Measure -> one float32 an image of a batch, (B,), on the device."""
 
+NoiseMeasures = Callable[[Tensor, Tensor, Tensor], Measured]
+"""measures(fake, real, clean), (B, 3, H, W) each: `noise_figures` or `scene_figures`."""
+
 MIN_SIDE = 16  # the smallest reference the encoder takes; SSIM's window needs 11
 PIXELS = 256 * 256  # what counts as one image of a batch: a block of SIDD validation
 BATCH = 8
@@ -71,7 +77,10 @@ BATCH = 8
 # the cache, and from 32 MB on the C library takes each from the system anew, which zeroes it.
 BATCH_PIXELS = {"cpu": PIXELS, "cuda": BATCH * PIXELS}
 # NaN for a pair (or a channel) without noise; the flat ratio for all but flat images.
-NEEDS_NOISE = {"std_ratio", "std_ratio_flat", "corr_generated", "corr_real", "acf", "nlf"}
+NEEDS_NOISE = {
+    *("std_ratio", "std_ratio_flat", "corr_generated", "corr_real", "acf", "nlf", "nlf_worst"),
+    *("corr_distance", *(f"corr_{d}{of}" for d in DIRECTIONS for of in ("", "_real"))),
+}
 WORKERS = min(8, os.cpu_count() or 1)
 
 
@@ -79,7 +88,8 @@ def evaluate_transfer(
     transfer: Transfer,
     test_set: PairedTestSet,
     *,
-    reference: Protocol = "paired",
+    reference: Protocol | Sequence[int] = "paired",
+    measures: NoiseMeasures | None = None,
     draws: int = 1,
     seed: int = 0,
     limit: int | None = None,
@@ -88,15 +98,17 @@ def evaluate_transfer(
     workers: int = WORKERS,
     progress: bool = True,
 ) -> Figures:
-    """Noise generated for each clean image against its real noise: `noise_figures`.
+    """Noise generated for each clean image against its real noise: `measures`, `noise_figures`.
 
-    reference: what the noise is taken from (utils/protocols.py). draws: noisy images an image; its
-    figures are their means. limit: the first so many images; batch_size: in images of 256x256,
-    larger ones go in smaller batches; None takes 8, on a CPU as many as have the pixels of one of
-    256x256.
+    reference: what the noise is taken from (utils/protocols.py), or for each image the index of the
+    one whose noisy side it is. draws: noisy images an image; its figures are their means. limit:
+    the first so many images; batch_size: in images of 256x256, larger ones go in smaller batches;
+    None takes 8, on a CPU as many as have the pixels of one of 256x256.
     """
     count = len(test_set) if limit is None else min(limit, len(test_set))
-    references = reference_indices(test_set, count, reference, seed)
+    if isinstance(reference, str):
+        reference = reference_indices(test_set, count, reference, seed)
+    references, measures = reference, measures or noise_figures
 
     def read(index: int, _pass: int) -> tuple[Tensor, ...]:
         clean, noisy = test_set[index]
@@ -111,7 +123,7 @@ def evaluate_transfer(
             fake = transfer_between_halves(transfer, clean, noisy, noise)
         else:
             fake = transfer(clean, other, noise)
-        return noise_figures(fake.float(), noisy, clean)
+        return measures(fake.float(), noisy, clean)
 
     def alike(index: int) -> tuple:
         """Images of one batch have it in common: the sizes of what is stacked, and the call."""
@@ -127,6 +139,7 @@ def evaluate_transfer(
 def evaluate_floor(
     test_set: PairedTestSet,
     *,
+    measures: NoiseMeasures | None = None,
     seed: int = 0,
     limit: int | None = None,
     batch_size: int | None = None,
@@ -148,8 +161,7 @@ def evaluate_floor(
         return floor_pair(clean, noisy, second_noisy - second_clean)
 
     def measure(images: Sequence[Tensor], _draws: Sequence[Draw]) -> Measured:
-        fake, real, clean = images
-        return noise_figures(fake, real, clean)
+        return (measures or noise_figures)(*images)
 
     def alike(index: int) -> tuple:
         return (test_set.second_shot(index) is None,)
@@ -175,6 +187,25 @@ def noise_figures(fake: Tensor, real: Tensor, clean: Tensor) -> Measured:
         "corr_real": neighbour_correlation(real, clean),
         "acf": autocorrelation_distance(fake, real, clean),
         "nlf": noise_level_distance(fake, real, clean),
+    }
+
+
+def scene_figures(fake: Tensor, real: Tensor, clean: Tensor) -> Measured:
+    """What can go wrong with noise of another scene, (B,) each (utils/metrics.py).
+
+    std_ratio, and by intensity and channel nlf (mean) and nlf_worst; mean_shift, the colour cast;
+    corr_<direction> and corr_<direction>_real, and corr_distance between them; akld.
+    """
+    generated, true = (directional_correlations(x, clean).unbind(1) for x in (fake, real))
+    return {
+        "std_ratio": noise_std_ratio(fake, real, clean),
+        "nlf": noise_level_distance(fake, real, clean),
+        "nlf_worst": worst_noise_level(fake, real, clean),
+        "mean_shift": mean_shift(fake, real),
+        **{f"corr_{d}": r for d, r in zip(DIRECTIONS, generated, strict=True)},
+        **{f"corr_{d}_real": r for d, r in zip(DIRECTIONS, true, strict=True)},
+        "corr_distance": directional_distance(fake, real, clean),
+        "akld": akld(fake, real, clean),
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from utils import figures
 from utils.checkpoint import write_atomically
 from utils.images import float_to_uint8
-from utils.metrics import noise_autocorrelation, noise_level_function
+from utils.noise_statistics import noise_autocorrelation, noise_level_function
 from utils.tables import Table
 
 REAL = "real noise"

@@ -4,72 +4,35 @@ Every function takes batches of RGB images (B, 3, H, W) of one shape, in [0, 1] 
 otherwise, and returns one float32 figure an image, (B,), on the images' device; options go by name.
 All of them compute in float32, whatever the dtype of the images and under autocast, and record no
 gradient. Tensors that are not such batches, or differ in shape or device, raise ValueError, as do
-options out of range. Two functions return more than a figure an image, and `pgap` takes figures.
+options out of range. `pgap` alone takes figures. What one image's noise is like:
+utils/noise_statistics.py.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Literal
 
 import piq
 import torch
-import torch.nn.functional as F
-from scipy.fft import next_fast_len
 from torch import Tensor
+
+from utils.noise_statistics import (
+    MIN_BIN_PIXELS,
+    NO_NOISE,
+    VARIANCE_FLOOR,
+    directional_correlations,
+    local_noise_variance,
+    noise_autocorrelation,
+    noise_levels,
+    of_images,
+)
 
 KS_BINS = 256  # on [-1, 1], so the edges are the multiples of 1/128
 KLD_BINS = {"unit": (256, 1.0), "tails": (64, 0.1)}  # how many, on [-limit, limit]
-# A variance from fewer pixels is off by 18 % or more (one sigma, sqrt(2 / 63), Gaussian noise).
-MIN_BIN_PIXELS = 64
-VARIANCE_FLOOR = 1e-10
-# OpenCV's table for a 7-tap Gaussian of default sigma, nominally 1.4 (getGaussianKernel with sigma
-# <= 0): slightly wider than the sampled Gaussian, which would move the published AKLD by 1 %.
-VARIANCE_WINDOW = tuple(w / 32 for w in (1, 3.5, 7, 9, 7, 3.5, 1))
-# float32 images in [0, 1] resolve 6e-8: a standard deviation below this is rounding, not noise.
-NO_NOISE = 1e-6
+# The share of a channel's pixels that an intensity needs to be called the worst one: by chance
+# alone, the worst of many bins of few pixels each is far off.
+WORST_BIN_SHARE = 0.01
 
 
-def _metric(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Check the images, then call `function` on them in float32 and without gradients."""
-
-    @functools.wraps(function)
-    def checked(*images: Tensor, **named: Tensor) -> Tensor:
-        options = {k: named.pop(k) for k in function.__kwdefaults__ or () if k in named}
-        every = [*images, *named.values()]
-        for x in every:
-            if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
-                raise ValueError(
-                    f"expected floating-point (B, 3, H, W), got {tuple(x.shape)} {x.dtype}"
-                )
-        if len({(x.shape, x.device) for x in every}) != 1:
-            raise ValueError(
-                "expected images of one shape on one device, got "
-                + ", ".join(f"{tuple(x.shape)} {x.device}" for x in every)
-            )
-        with torch.no_grad(), torch.autocast(every[0].device.type, enabled=False):
-            return function(
-                *(x.float() for x in images), **{k: x.float() for k, x in named.items()}, **options
-            )
-
-    return checked
-
-
-@_metric
-def local_noise_variance(noisy: Tensor, clean: Tensor) -> Tensor:
-    """(B, 3, H, W): the 7x7 Gaussian-weighted mean of the squared noise, per channel.
-
-    Window: VARIANCE_WINDOW along both axes. Reflect padding, floored at 1e-10; H and W of 4 or more
-    (RuntimeError below). From DANet (Yue et al., ECCV 2020).
-    """
-    height, width = clean.shape[-2:]
-    v = F.pad((noisy - clean).square(), (3, 3, 3, 3), mode="reflect")
-    # Shifted sums, not convolutions, which cuDNN computes in TF32 unless told otherwise.
-    v = sum(w * v[..., i : i + width] for i, w in enumerate(VARIANCE_WINDOW))
-    v = sum(w * v[..., i : i + height, :] for i, w in enumerate(VARIANCE_WINDOW))
-    return v.clamp_min(VARIANCE_FLOOR)
-
-
-@_metric
+@of_images
 def akld(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     """Average KL divergence of real from generated noise, both locally N(0, v); 0 is best.
 
@@ -88,7 +51,7 @@ def akld(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     return ((t - 1 - t.log()) / 2).mean(dim=(1, 2, 3))
 
 
-@_metric
+@of_images
 def ks(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     """Kolmogorov-Smirnov distance between the distributions of two images' noise, in [0, 1].
 
@@ -103,7 +66,7 @@ def ks(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     return _nan_unless_finite(distance.float(), fake, real, clean)
 
 
-@_metric
+@of_images
 def kld(
     fake: Tensor, real: Tensor, clean: Tensor, *, bins: Literal["unit", "tails"] = "unit"
 ) -> Tensor:
@@ -150,7 +113,7 @@ def _nan_unless_finite(figures: Tensor, *images: Tensor) -> Tensor:
     return figures.masked_fill(~finite, torch.nan)
 
 
-@_metric
+@of_images
 def noise_std_ratio(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     """Strength: standard deviation of the generated noise over that of the real; 1 is best.
 
@@ -161,60 +124,31 @@ def noise_std_ratio(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
     return ratio.masked_fill(strength < NO_NOISE, torch.nan)
 
 
-@_metric
-def neighbour_correlation(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Pearson correlation of the noise of adjacent pixels, in [-1, 1].
+@of_images
+def mean_shift(fake: Tensor, real: Tensor) -> Tensor:
+    """Colour cast: how far the generated noise's mean is from the real one's, in 8-bit steps.
 
-    The mean over the three channels, and over horizontal and vertical neighbours. White noise has
-    0; demosaiced photographs have 0.4 to 0.6. H and W of 2 or more. NaN where a channel has no
-    noise (standard deviation below 1e-6).
+    fake, real: noisy images of one clean image, which cancels. The absolute difference of the
+    means over the image, of the channel where it is largest; 0 is best. Two draws of one white
+    noise of standard deviation s (of 255) have 1.9 s / sqrt(H W): 0.18 for s = 25, 256x256.
     """
-    noise = noisy - clean
-    horizontal = _correlation(noise[..., :, 1:], noise[..., :, :-1])
-    vertical = _correlation(noise[..., 1:, :], noise[..., :-1, :])
-    return (horizontal + vertical).mean(dim=1) / 2
+    return 255 * (fake - real).mean(dim=(2, 3)).abs().amax(dim=1)
 
 
-def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """(B, C) Pearson correlation of two (B, C, H, W) over the pixels."""
-    a = a - a.mean(dim=(2, 3), keepdim=True)
-    b = b - b.mean(dim=(2, 3), keepdim=True)
-    std_a, std_b = (x.square().mean(dim=(2, 3)).sqrt() for x in (a, b))
-    correlation = (a * b).mean(dim=(2, 3)) / (std_a * std_b)
-    return correlation.masked_fill(torch.minimum(std_a, std_b) < NO_NOISE, torch.nan)
+@of_images
+def directional_distance(fake: Tensor, real: Tensor, clean: Tensor) -> Tensor:
+    """How far apart the four `directional_correlations` are: their mean absolute difference.
 
-
-@_metric
-def noise_autocorrelation(noisy: Tensor, clean: Tensor, *, max_lag: int = 5) -> Tensor:
-    """(B, 3, 3, 2L + 1, 2L + 1), L = max_lag: correlation of the noise across pixels and channels.
-
-    [b, c, d, L + dy, L + dx] is the covariance of channel c at a pixel p with channel d at
-    p + (dy, dx), over their standard deviations: [c, c, L, L] is 1, and white noise has 0 elsewhere
-    within 1 / sqrt(H W) (one sigma). Each channel's mean over the image is removed first. A sum is
-    divided by the number of pairs of pixels in it, not by H W: noise does not look less correlated
-    at long lags (at the price of values just beyond [-1, 1] in tiny images).
-
-    NaN where either channel has no noise (standard deviation below 1e-6). ValueError unless
-    0 <= max_lag < H, W.
+    0 is best. Unlike `neighbour_correlation`, it sees horizontal correlation where the real noise
+    has vertical, and diagonal neighbours. Strength does not matter. Two draws of one white noise
+    have about 0.65 / sqrt(H W), the mean over three channels of either: 0.0025 for 256x256. NaN
+    where a channel of either image has no noise.
     """
-    height, width = clean.shape[-2:]
-    if not 0 <= max_lag < min(height, width):
-        raise ValueError(f"max_lag: expected 0 <= lag < H, W of {height}x{width}, got {max_lag}")
-    noise = noisy - clean
-    noise = noise - noise.mean(dim=(2, 3), keepdim=True)
-    # Zeros of max_lag pixels keep the lags asked for from wrapping around.
-    size = [next_fast_len(side + max_lag, real=True) for side in (height, width)]
-    spectrum = torch.fft.rfft2(noise, s=size)
-    cross = spectrum.conj().unsqueeze(2) * spectrum.unsqueeze(1)
-    lags = torch.arange(-max_lag, max_lag + 1, device=noise.device)
-    sums = torch.fft.irfft2(cross, s=size)[..., lags[:, None], lags]
-    pairs = (height - lags.abs())[:, None] * (width - lags.abs())
-    std = noise.square().mean(dim=(2, 3)).sqrt()
-    std = std.masked_fill(std < NO_NOISE, torch.nan)
-    return sums / pairs / (std[:, :, None] * std[:, None])[..., None, None]
+    difference = directional_correlations(fake, clean) - directional_correlations(real, clean)
+    return difference.abs().mean(dim=1)
 
 
-@_metric
+@of_images
 def autocorrelation_distance(
     fake: Tensor, real: Tensor, clean: Tensor, *, max_lag: int = 5
 ) -> Tensor:
@@ -232,19 +166,7 @@ def autocorrelation_distance(
     return difference.square().sum(dim=(3, 4)).mean(dim=(1, 2)).sqrt()
 
 
-@_metric
-def noise_level_function(noisy: Tensor, clean: Tensor, *, bins: int = 16) -> Tensor:
-    """(B, 3, bins): variance of the noise against the clean intensity, per channel.
-
-    `bins` equal bins on [0, 1], closed on the left, the outermost two open. The variance is about
-    the mean of the bin's noise and unbiased (n - 1). NaN in bins of fewer than 64 pixels.
-    ValueError for fewer than 1 bin. (Liu et al. 2008, DOI 10.1109/TPAMI.2007.1176, who estimate it
-    from one image; here the clean image is known.)
-    """
-    return _noise_levels(noisy, clean, bins)[0]
-
-
-@_metric
+@of_images
 def noise_level_distance(fake: Tensor, real: Tensor, clean: Tensor, *, bins: int = 16) -> Tensor:
     """How far apart two noise level functions are: 0 is best, log 2 = 0.69 is a factor of 2.
 
@@ -256,31 +178,37 @@ def noise_level_distance(fake: Tensor, real: Tensor, clean: Tensor, *, bins: int
     NaN where no bin has 64 pixels, and for an image that is not finite. ValueError for fewer than 1
     bin.
     """
-    (v_fake, count), (v_real, _) = (_noise_levels(x, clean, bins) for x in (fake, real))
-    ratio = v_fake.clamp_min(VARIANCE_FLOOR) / v_real.clamp_min(VARIANCE_FLOOR)
-    count = count * (count >= MIN_BIN_PIXELS)
-    total = (ratio.log().abs() / 2).nan_to_num() * count
+    ratio, count = _noise_level_ratios(fake, real, clean, bins)
+    total = ratio.abs().nan_to_num() * count
     distance = total.sum(dim=(1, 2)) / count.sum(dim=(1, 2))  # 0 / 0 where no bin is filled
     return _nan_unless_finite(distance, fake, real, clean)
 
 
-def _noise_levels(noisy: Tensor, clean: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """(B, 3, bins) variances, NaN where there are too few pixels, and numbers of pixels."""
-    if bins < 1:
-        raise ValueError(f"bins: expected 1 or more, got {bins}")
-    noise = (noisy - clean).flatten(2)
-    level = (clean.flatten(2).nan_to_num() * bins).floor_().clamp_(0, bins - 1)
-    variances, counts = [], []
-    # Bin by bin: adding floats where an index says (scatter) is not deterministic on CUDA.
-    for k in range(bins):
-        inside = level == k
-        count = inside.sum(dim=2)
-        mean = noise.where(inside, 0).sum(dim=2) / count
-        deviation = (noise - mean[..., None]).where(inside, 0)
-        variance = deviation.square_().sum(dim=2) / (count - 1)
-        variances.append(variance.masked_fill(count < MIN_BIN_PIXELS, torch.nan))
-        counts.append(count)
-    return torch.stack(variances, dim=2), torch.stack(counts, dim=2)
+@of_images
+def worst_noise_level(fake: Tensor, real: Tensor, clean: Tensor, *, bins: int = 16) -> Tensor:
+    """The largest of what `noise_level_distance` averages: log 2 where the strength is wrong by a
+    factor of 2 at one intensity of one channel.
+
+    Over the bins that hold 1 % of the channel's pixels, and 64. Two draws of one Gaussian noise
+    have about 2.5 / sqrt(n) for n pixels in each of 48 bins: 0.04 for 256x256 pixels.
+
+    NaN where there is no such bin, and for an image that is not finite. ValueError for fewer than 1
+    bin.
+    """
+    ratio, count = _noise_level_ratios(fake, real, clean, bins)
+    often = count >= WORST_BIN_SHARE * clean[0, 0].numel()
+    worst = ratio.abs().masked_fill(~often, -1).nan_to_num(-1).amax(dim=(1, 2))
+    return _nan_unless_finite(worst.masked_fill(worst < 0, torch.nan), fake, real, clean)
+
+
+def _noise_level_ratios(
+    fake: Tensor, real: Tensor, clean: Tensor, bins: int
+) -> tuple[Tensor, Tensor]:
+    """(B, 3, bins): log of the generated over the real standard deviation, and how many pixels it
+    is from: NaN and 0 where there are too few."""
+    (v_fake, count), (v_real, _) = (noise_levels(x, clean, bins) for x in (fake, real))
+    ratio = v_fake.clamp_min(VARIANCE_FLOOR) / v_real.clamp_min(VARIANCE_FLOOR)
+    return ratio.log() / 2, count * (count >= MIN_BIN_PIXELS)
 
 
 def pgap(psnr_real: Tensor | float, psnr_generated: Tensor | float) -> Tensor | float:
@@ -295,7 +223,7 @@ def pgap(psnr_real: Tensor | float, psnr_generated: Tensor | float) -> Tensor | 
     return psnr_real - psnr_generated
 
 
-@_metric
+@of_images
 def psnr(a: Tensor, b: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB, peak 1, by piq: 1e-8 is added to the squared error, so
     equal images have 80 dB.
@@ -305,7 +233,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return piq.psnr(a, b, data_range=1.0, reduction="none")
 
 
-@_metric
+@of_images
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity by piq: 11x11 Gaussian window, sigma 1.5, mean over the channels
     (Wang et al. 2004, DOI 10.1109/TIP.2003.819861).

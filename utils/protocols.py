@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from data.folders import CleanTestSet, PairedTestSet
-from data.noise import NoiseModelDistribution, add_noise
+from data.noise import NoiseModelDistribution, add_noise, known_correlation
 from models.layers import NoiseSource
 from utils.errors import UserError
-from utils.metrics import VARIANCE_FLOOR, noise_level_function
+from utils.noise_statistics import VARIANCE_FLOOR, noise_level_function
 from utils.seeding import derived_seed, randomness
 
 Protocol = Literal["paired", "unpaired", "cross"]
@@ -34,8 +34,9 @@ class KnownNoise:
     """Clean images with synthetic noise of known parameters, as a test set of pairs.
 
     Image i is the clean image i // M under model i % M of the M in `models`, title -> fixed
-    setting; its kind is that title. At most `limit` clean images, of each its middle of at most
-    `side` pixels a side; before them come three uniform ones of 128x128 pixels.
+    setting; its kind is that title. correlations: title -> what the noise of neighbours correlates
+    by (`known_correlation`); the others' is white. At most `limit` clean images, of each its middle
+    of at most `side` pixels a side; before them come three uniform ones of 128x128 pixels.
     """
 
     FLAT = (0.25, 0.5, 0.75)
@@ -47,8 +48,10 @@ class KnownNoise:
         limit: int,
         side: int = 256,
         seed: int = 0,
+        correlations: Mapping[str, float] | None = None,
     ) -> None:
         self.clean, self.models, self.side, self.seed = clean, models, side, seed
+        self.correlations = {k: known_correlation(r) for k, r in (correlations or {}).items()}
         self.name, self.title = clean.name, clean.title
         self.count = min(limit, len(clean))
 
@@ -68,7 +71,8 @@ class KnownNoise:
         clean = self.clean_image(i)
         rng = randomness(self.seed, i)
         model = self.models[self.kind(i)].draw(1, rng.choices)
-        return clean, add_noise(clean[None], model, rng.pixels)[0]
+        correlation = self.correlations.get(self.kind(i))
+        return clean, add_noise(clean[None], model, rng.pixels, correlation)[0]
 
     def kind(self, i: int) -> str:
         return list(self.models)[i % len(self.models)]

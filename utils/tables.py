@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +19,19 @@ Row = Mapping[str, str | int | float]
 class Column:
     """key: of the row's value, and in CSV files; spec: the format of its numbers, "" for text.
 
-    interval: show the 95% interval of the mean beside it.
+    interval: show the 95% interval of the mean beside it. truth: key of what it should be, to be
+    shown behind a slash.
     """
 
     key: str
     title: str
     spec: str = ""
     interval: bool = False
+    truth: str = ""
 
     def cell(self, row: Row) -> str:
+        if self.truth:
+            return f"{self._text(row[self.key])} / {self._text(row[self.truth])}"
         if not self.interval:
             return self._text(row[self.key])
         low, high = (self._text(row[f"{self.key}_{end}"]) for end in ("low", "high"))
@@ -78,7 +82,11 @@ class Table:
         """<name>.txt, .md and .tex with `notes` below, <name>.csv, and <name>_images.csv."""
         markdown = f"# {self.title}\n\n{as_markdown(self.columns, self.rows)}\n\n"
         columns = [one for column in self.columns for one in csv_columns(column)]
-        per_image = [Column("image", "image") if c.key == "images" else c for c in self.columns]
+        per_image = [
+            Column("image", "image") if c.key == "images" else replace(c, interval=False)
+            for c in self.columns
+        ]
+        per_image = [one for column in per_image for one in csv_columns(column)]
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{self.name}.txt").write_text(
@@ -111,8 +119,9 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def csv_columns(column: Column) -> list[Column]:
-    ends = ("low", "high") if column.interval else ()
-    return [column, *(Column(f"{column.key}_{end}", "", column.spec) for end in ends)]
+    others = [f"{column.key}_{end}" for end in ("low", "high")] if column.interval else []
+    others += [column.truth] if column.truth else []
+    return [column, *(Column(key, "", column.spec) for key in others)]
 
 
 def as_text(columns: Sequence[Column], rows: Sequence[Row]) -> str:
