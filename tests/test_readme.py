@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import supp_tbl
 import train_denoiser
 import train_denoiser_synthetic
 import train_noiseTransfer
 from figs import make_readme
 from utils.checkpoint import sha256
-from utils.tables import Column, Table
 
 ROOT = Path(__file__).parent.parent
 TRAINING = train_noiseTransfer, train_denoiser, train_denoiser_synthetic
@@ -144,9 +144,10 @@ def test_bm3d_is_taken_over_where_the_noisy_input_is_the_same(
 def test_tables_of_other_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A new table gets a place of its own, and rows of two folders follow one another."""
     (tmp_path / "ckpts").mkdir()
+    columns = supp_tbl.Column("set", "set"), supp_tbl.Column("x", "x", ".1f")
     (tmp_path / "ckpts/README.md").write_text("a\n\n<!-- further tables: real -->\n\nb\n")
     for folder, value in (("one", "1.25"), ("two", "2.25")):
-        table = Table("new", "A new table", (Column("set", "set"), Column("x", "x", ".1f")))
+        table = supp_tbl.Table("new", "A new table", columns)
         table.rows.append({"set": folder, "x": float(value)})
         table.write(tmp_path / folder, ["a note"])
     monkeypatch.setattr(make_readme, "ROOT", tmp_path)
