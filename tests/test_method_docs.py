@@ -39,3 +39,9 @@ def test_weights_are_those_of_the_presets() -> None:
     assert {name for name, _ in rows} == {n for n in vars(configs[0]) if n.startswith("w_")}
     for name, cells in rows:
         assert [float(x) for x in cells.split(" | ")] == [getattr(c, name) for c in configs], name
+
+
+def test_length_of_the_encoders_phase_is_that_of_the_presets() -> None:
+    for preset in ("lite", "release"):
+        c = script.Config(**script.PRESETS[preset])
+        assert f"`{preset}`: {c.encoder_steps:,} of {c.epochs * c.steps_per_epoch:,}" in PAGE
