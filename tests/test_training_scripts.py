@@ -171,6 +171,35 @@ def test_weights_of_train_noise_transfer_are_those_of_its_checkpoint(command, tm
     assert noisy.shape == (2, 3, 9, 12)
 
 
+def test_phases_of_lite_and_a_resume_within_each(command, data, tmp_path):
+    """The encoder alone, then the generator alone; three commands end where one does."""
+    pairs = str(data / "train_images/sidd")
+
+    def run(name: str, *flags: str) -> Path:
+        folder = tmp_path / name
+        NT.main(
+            [
+                *command(NT, "--preset", "lite", "--white-pairs", pairs, "--encoder-steps", "3"),
+                *("--reference-sizes", "16", "--steps-per-epoch", "1", "--run-dir", str(folder)),
+                *flags,
+            ]
+        )
+        return folder
+
+    for epochs in ("2", "4", "5"):
+        parts = run("parts", "--epochs", epochs, "--lr-decay", "constant")
+    whole = run("whole", "--epochs", "5", "--lr-decay", "constant")
+    assert equal_states(networks(parts), networks(whole))
+    train = {x["step"]: x.keys() for x in stats(whole) if x["group"] == "train"}
+    alone, together = {"loss_statistics", "contraAcc_noisy"}, {"loss_band", "error_log_strength"}
+    assert [alone <= train[step] for step in range(1, 6)] == [True] * 3 + [False] * 2
+    assert [together <= train[step] for step in range(1, 6)] == [False] * 3 + [True] * 2
+    validated = [x["step"] for x in stats(whole) if x["group"] == "val/pairs"]
+    assert validated == [4, 5]  # before, the generator is as it began
+    settings = json.loads((whole / "transfer.json").read_text())
+    assert (settings["width"], settings["embed_dim"], settings["steps"]) == (4, 8, 5)
+
+
 def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_path):
     NT.main(command(NT, "--epochs", "1", "--ema", "0.5", "--lr", "0.01"))
     state, saved = networks(tmp_path / "run"), load_state(tmp_path / "run" / "VUNet.pt")
