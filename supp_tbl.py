@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from data.folders import CleanTestSet, PairedTestSet, find_test_sets
 from data.noise import NoiseModelDistribution
 from data.sample import write_sample
 from data.sidd import VALIDATION_SETS
+from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
 from models.baselines import BASELINES
 from models.denoisers import bm3d, require_bm3d
 from models.noise_transfer import NoiseTransfer

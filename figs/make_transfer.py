@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data.folders import find_test_sets
 from data.noise import NoiseModel, add_noise
 from data.sample import write_sample
+from data.test_sets import find_test_sets
 from models import NoiseTransfer
 from utils.config import parse
 from utils.errors import UserError, exit_on_user_error

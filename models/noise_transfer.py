@@ -13,6 +13,7 @@ from models.generator import NoiseGenerator
 from models.layers import NoiseSource, shared_spectral_norm
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
+from utils.files import write_atomically
 
 MIN_REFERENCE = 16  # pixels a side; below it the encoder's last stage has too little to average
 MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
@@ -79,7 +80,7 @@ def read_reference_patch(file: Path) -> int | None:
 
 
 def write_reference_patch(file: Path, patch: int | None) -> None:
-    file.write_text(json.dumps({"reference_patch": patch}) + "\n")
+    write_atomically(f"{json.dumps({'reference_patch': patch})}\n".encode(), file)
 
 
 class NoiseTransfer(nn.Module):
