@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from data.cross_scene import CrossSceneTestSet
-from data.folders import CleanTestSet, PairedTestSet, find_test_sets
 from data.noise import NoiseModelDistribution
 from data.sample import write_sample
 from data.sidd import VALIDATION_SETS
+from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
 from models.baselines import BASELINES
 from models.denoisers import bm3d, require_bm3d
 from models.noise_transfer import NoiseTransfer

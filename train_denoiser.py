@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.folders import PairedTestSet
 from data.items import RealItems
 from data.noise import LOST_CORRELATION
 from data.prefetch import Prefetcher
+from data.test_sets import PairedTestSet
 from data.training import (
     find_pairs_and_photos,
     find_validation_sets,

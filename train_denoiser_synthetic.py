@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.folders import CleanTestSet
 from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
 from data.prefetch import Prefetcher
+from data.test_sets import CleanTestSet
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
 from models.generator import normal_noise
 from train_denoiser import DEBUG as REAL_DEBUG

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.augment import SceneDistribution
-from data.folders import PairedTestSet
 from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
 from data.noise import (
     GENERATOR_NOISE,
@@ -31,6 +30,7 @@ from data.noise import (
     NoiseCorrelationDistribution,
 )
 from data.prefetch import Prefetcher
+from data.test_sets import PairedTestSet
 from data.training import (
     find_pairs_and_photos,
     find_validation_sets,

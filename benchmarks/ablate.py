@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 import train_noiseTransfer
-from data.folders import PairedTestSet, find_test_sets
 from data.sample import write_sample
+from data.test_sets import PairedTestSet, find_test_sets
 from models.noise_transfer import NoiseTransfer
 from train_noiseTransfer import ABLATIONS
 from utils.config import choose_device, parse, provenance

@@ -14,7 +14,6 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.checks import MIN_COUNT, Finding, displacement, measure_pair
-from data.doctor import Report, examine
-from data.sidd import PairFile, parse_scene
-from data.survey import DataSet, survey
+from data.doctor.examine import examine
+from data.doctor.measures import MIN_COUNT, displacement, measure_pair
+from data.folders import DataSet, Finding, PairFile, survey
+from data.sidd import parse_scene
 from utils.config import parse
 from utils.errors import exit_on_user_error
 from utils.images import read_image
@@ -71,7 +70,10 @@ class Planter:
 
     def __init__(self, root: Path, rng: np.random.Generator) -> None:
         self.rng, self.used = rng, set()
-        self.train, self.test = (survey(root / f"{part}_images")[0] for part in ("train", "test"))
+        self.train, self.test = (
+            [s for s in survey(root / f"{part}_images").sets if len(s)]
+            for part in ("train", "test")
+        )
         self.pair_sets = [s for s in self.train + self.test if s.pairs]
         self.aligned = [s for s in self.pair_sets if not _loose(s)]
         self.lossless = [s for s in self.pair_sets if s.pairs[0].noisy.suffix.lower() == ".png"]
@@ -246,8 +248,8 @@ def _replace(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def check(root: Path, doctor: Callable[..., Report] = examine) -> list[Finding]:
-    return doctor([(root / "train_images", "")], [root / "test_images"]).findings
+def check(root: Path) -> list[Finding]:
+    return examine([(root / "train_images", "")], [root / "test_images"]).findings
 
 
 def false_alarms(findings: list[Finding], planted: list[Planted]) -> list[Finding]:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Row, Timing, compare, print_machine, print_table, write_json
-from data.folders import PairedTestSet, find_test_sets
 from data.noise import NoiseModelDistribution, add_noise
 from data.sample import write_sample
+from data.test_sets import PairedTestSet, find_test_sets
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.generator import normal_noise
 from tests import oracle

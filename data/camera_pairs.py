@@ -24,7 +24,7 @@ from data.folders import photo_folder
 from data.sample import draw_gains
 from utils.config import parse
 from utils.errors import UserError, exit_on_user_error, require
-from utils.images import read_image, uint16_to_uint8, write_image
+from utils.images import read_uint8, write_image
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def clean_window(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:
     """A random window of the photo at half size, where its own noise and JPEG's are averaged."""
-    photo = read_image(path)
-    if photo.dtype == np.uint16:
-        photo = uint16_to_uint8(photo)
+    photo = read_uint8(path)
     height, width = photo.shape[0] // 2, photo.shape[1] // 2
     if min(height, width) < 64:
         raise UserError(f"{path}: {2 * width}x{2 * height} pixels, too small to halve; remove it")

@@ -1,4 +1,4 @@
-"""Image folders, recognised by their layout: what to train on, what to test on.
+"""Image folders, recognised by their layout, with what is wrong with them.
 
 | layout | recognised as |
 |---|---|
@@ -9,293 +9,274 @@
 | the .mat files of the SIDD and SIDD+ validation sets | test pairs |
 | `ValidationGtBlocksSrgb/` + `ValidationNoisyBlocksSrgb/` or their like in SIDD+ | pairs |
 
-Hidden files are left out, linked folders are followed.
+Hidden files are left out, linked folders are followed. `survey` lists each folder once and reads
+the header of each image of a pair; what uses its sets refuses them at their first error
+(`require_sound`), `data.doctor` names all that was found.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Literal, NamedTuple, Self
 
-import numpy as np
-from torch import Tensor
-
-from data.sidd import (
-    SCENE_PATTERN,
-    VALIDATION_SETS,
-    MatBlocks,
-    PairFile,
-    find_mat_blocks,
-    is_scene,
-    parse_scene,
-    require_same_size,
-    scene_pairs,
-    sidd_pairs,
-)
+from data.mat import MatBlocks
+from data.sidd import IMAGE_PATTERN, SCENE_PATTERN, VALIDATION_SETS
 from utils.errors import UserError
-from utils.images import (
-    folder_files,
-    integer_to_float,
-    list_images,
-    read_image,
-    read_image_size,
-    subfolders,
-)
+from utils.files import Folder, list_images
+from utils.images import read_image_size
 
-__all__ = [
-    "CleanTestSet",
-    "PairFile",
-    "PairedTestSet",
-    "TrainingFiles",
-    "find_test_sets",
-    "find_training_data",
-    "paired_folder",
-    "photo_folder",
-    "sidd_pairs",
-]
+Layout = Literal["SIDD", "paired folder", "photographs", "BSDS500", "blocks"]
 
 CLEAN_NAMES = ("groundtruth", "clean", "gt", *(s.clean.lower() for s in VALIDATION_SETS))
 NOISY_NAMES = ("input", "noisy", *(s.noisy.lower() for s in VALIDATION_SETS))
-TITLES = {s.name: s.title for s in VALIDATION_SETS}
+BSDS_PARTS = ("train", "val", "test")
 
 
-def pair_sides(root: Path) -> tuple[Path, Path] | None:
-    """The clean and the noisy folder directly in `root`; None if there is no noisy one."""
-    clean = [p for p in subfolders(root) if p.name.lower() in CLEAN_NAMES]
-    noisy = [p for p in subfolders(root) if p.name.lower() in NOISY_NAMES]
-    if not noisy:
-        return None
-    if len(clean) != 1 or len(noisy) != 1:
-        raise UserError(
-            f"{root}: expected one clean folder ({', '.join(CLEAN_NAMES[:3])}) and one noisy "
-            f"folder ({', '.join(NOISY_NAMES[:2])}), found "
-            f"{', '.join(p.name for p in clean + noisy)}; rename or remove folders until one of "
-            "each is left"
-        )
-    return clean[0], noisy[0]
+@dataclass(frozen=True)
+class Finding:
+    """error: a run stops or learns from wrong data; warning: likely so; note: good to know."""
+
+    severity: Literal["error", "warning", "note"]
+    check: str
+    path: Path
+    message: str  # what is wrong
+    action: str = ""  # what to do
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        line = f"{self.path}: {self.message}"
+        return f"{line}; {self.action}" if self.action else line
+
+    @classmethod
+    def unreadable(cls, error: UserError, *paths: Path) -> Self:
+        """What `error` says of that of `paths` with which it begins."""
+        text = str(error)
+        path = next((p for p in paths if text.startswith(f"{p}: ")), paths[0])
+        message, _, action = text.removeprefix(f"{path}: ").partition("; ")
+        empty = path.is_file() and path.stat().st_size == 0
+        return cls("error", "empty" if empty else "unreadable", path, message, action)
 
 
-def _by_stem(side: Path) -> dict[Path, Path]:
-    """{path below `side` without its suffix: path}."""
-    found: dict[Path, Path] = {}
-    for path in list_images(side):
-        key = path.relative_to(side).with_suffix("")
-        if key in found:
-            raise UserError(
-                f"{path}: {found[key].name} beside it has the same stem, by which clean and noisy "
-                "are matched; rename or remove one of them"
-            )
-        found[key] = path
-    return found
+@dataclass(frozen=True)
+class PairFile:
+    """One clean image and its noisy partner, of equal size.
 
-
-def paired_folder(root: Path) -> list[PairFile]:
-    """The pairs of a clean and a noisy folder in `root`, in natural order of their names.
-
-    The folders are `groundtruth`, `clean` or `gt`, and `input` or `noisy`, in any case. Files are
-    matched by stem, sub-folders kept; suffixes may differ. The pairs of one sub-folder are of one
-    `kind`, such as noisy/iso_800/; any other pair has a kind of its own. UserError: a missing
-    folder, a missing partner, or partners of differing size.
+    kind: pairs of the same kind share their noise (SIDD: the same ISO, "iso_00100"); a pair of
+    which that is not known has a kind of its own.
     """
-    root = Path(root)
-    if not root.is_dir() or (sides := pair_sides(root)) is None:
-        raise UserError(
-            f"{root}: not a paired folder; put clean images into {root / 'groundtruth'} and their "
-            f"noisy partners, under the same names, into {root / 'input'}"
-        )
-    clean, noisy = (_by_stem(side) for side in sides)
-    for key in sorted(clean.keys() ^ noisy.keys()):
-        path, other = (clean[key], sides[1]) if key in clean else (noisy[key], sides[0])
-        raise UserError(f"{path}: its partner {other / key}.* is missing; add it or remove this")
-    for key in clean:
-        require_same_size(clean[key], noisy[key])
-    flat = Path(".")
-    kinds = {key: noisy[key] if key.parent == flat else noisy[key].parent for key in noisy}
-    return [PairFile(clean[key], noisy[key], kind=str(kinds[key])) for key in clean]
 
-
-def bsds_images(root: Path) -> Path | None:
-    """Where the images of BSDS500 at `root` are, as published; None if it is not in that layout."""
-    images = root / "data" / "images"
-    return images if any((images / part).is_dir() for part in ("train", "val", "test")) else None
-
-
-def photo_folder(root: Path) -> list[Path]:
-    """All photographs below `root`; in BSDS500's layout those below `data/images` alone."""
-    return list_images(bsds_images(Path(root)) or Path(root))
+    clean: Path
+    noisy: Path
+    kind: str
 
 
 @dataclass
-class TrainingFiles:
-    """What was found to train on. described: one line a data set, for the log."""
+class DataSet:
+    """One recognised set; pairs or photos, or, of layout "blocks", mats (clean, noisy).
 
+    name: of its folder below the root of the search; within: the folders that the names of its
+    clean and its noisy images are relative to.
+    """
+
+    name: str
+    layout: Layout
+    root: Path
+    within: tuple[Path, Path]
     pairs: list[PairFile] = field(default_factory=list)
     photos: list[Path] = field(default_factory=list)
-    described: list[str] = field(default_factory=list)
+    mats: tuple[MatBlocks, MatBlocks] | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.mats[0]) if self.mats else len(self.pairs) + len(self.photos)
+
+    @property
+    def files(self) -> list[Path]:
+        return [side for p in self.pairs for side in (p.clean, p.noisy)] + self.photos
+
+    def _find(self, severity: str, check: str, path: Path, message: str, action: str) -> None:
+        self.findings.append(Finding(severity, check, path, message, action))
+
+    def _pair_up(self, clean: dict, noisy: dict, lacking: dict, kinds: dict, action: str) -> None:
+        """Pairs of equal keys; lacking: how the partner that a path does not have is called."""
+        for key, path in (clean | noisy).items():
+            if key not in clean or key not in noisy:
+                message = f"its partner {lacking[path]} is missing"
+                self._find("error", "pairing", path, message, action)
+                continue
+            self.pairs.append(PairFile(clean[key], noisy[key], str(kinds[key])))
+            self._compare_sizes(clean[key], noisy[key])
+
+    def _compare_sizes(self, clean: Path, noisy: Path) -> None:
+        try:
+            (h1, w1), (h2, w2) = read_image_size(clean), read_image_size(noisy)
+        except UserError as error:
+            self.findings.append(Finding.unreadable(error, clean, noisy))
+            return
+        if (h1, w1) != (h2, w2):
+            message = f"{w2}x{h2} pixels, but its clean partner {clean} has {w1}x{h1}"
+            action = "fetch both again or remove the pair"
+            self._find("error", "size", noisy, message, action)
 
 
-def _data_sets(folder: Path) -> Iterator[tuple[str, Path, list]]:
-    """(layout, folder, its pairs or photographs) of each data set that is `folder` or below it."""
-    if bsds_images(folder):
-        yield "photographs", folder, photo_folder(folder)
-    elif pair_sides(folder):
-        yield "paired folder", folder, paired_folder(folder)
-    elif is_scene(folder):
-        yield "SIDD", folder, scene_pairs(folder)
+class Survey(NamedTuple):
+    root: Folder
+    sets: list[DataSet]
+
+
+def survey(root: Path | Folder) -> Survey:
+    """The data sets that are `root` or below it; those without a faultless item are empty."""
+    folder = Folder.at(root)
+    return Survey(folder, [*_sets(folder, folder.path), *_mat_sets(folder)])
+
+
+def require_sound(sets: Iterable[DataSet]) -> None:
+    """UserError for the first error that was found in the sets."""
+    for finding in (f for data_set in sets for f in data_set.findings):
+        if finding.severity == "error":
+            raise UserError(finding.text)
+
+
+def _sets(folder: Folder, root: Path) -> Iterator[DataSet]:
+    path = folder.path
+    name = "/".join(path.relative_to(root).parts) or root.absolute().name
+    clean = [f for f in folder.folders if f.name.lower() in CLEAN_NAMES]
+    noisy = [f for f in folder.folders if f.name.lower() in NOISY_NAMES]
+    if images := _bsds_images(folder):
+        photos = [photo for each in images.walk() for photo in each.images]
+        yield DataSet(name, "BSDS500", path, (images.path, images.path), photos=photos)
+    elif noisy:
+        yield _paired_set(name, path, clean, noisy)
+    elif _is_scene(folder):
+        yield _scene_set(name, path, [folder])
     else:
+        scenes = [each for each in folder.folders if _is_scene(each)]
         # Of this folder alone: below it there may be noisy images, which are no photographs.
-        if photos := folder_files(folder):
-            yield "photographs", folder, photos
-        scenes = [path for path in subfolders(folder) if is_scene(path)]
+        if folder.images:
+            photos = DataSet(name, "photographs", path, (path, path), photos=folder.images)
+            if folder.name.lower() in (*CLEAN_NAMES, *NOISY_NAMES):
+                message = (
+                    "is one side of a paired folder, the other is missing: read as photographs"
+                )
+                photos._find("warning", "layout", path, message, "add the other side")
+            if scenes:
+                message = f"{len(photos)} images beside scene folders are read as photographs"
+                action = "move them elsewhere"
+                photos._find("warning", "misplaced", photos.photos[0], message, action)
+            yield photos
         if scenes:
-            yield "SIDD", folder, [pair for scene in scenes for pair in scene_pairs(scene)]
-        for path in subfolders(folder):
-            if path not in scenes:
-                yield from _data_sets(path)
+            yield _scene_set(name, path, scenes)
+        for each in folder.folders:
+            if each not in scenes:
+                yield from _sets(each, root)
 
 
-def find_training_data(root: Path) -> TrainingFiles:
-    """Every data set in `root` or below it, by the layouts above; UserError if there is none."""
-    root = Path(root)
-    files = TrainingFiles()
-    for layout, folder, found in _data_sets(root) if root.is_dir() else ():
-        name = "/".join(folder.relative_to(root).parts) or root.absolute().name
-        if layout == "photographs":
-            files.photos += found
-            files.described.append(f"{name}: {layout}, {len(found)} images")
-        else:
-            # Equal ISO means equal noise within a data set, not between two.
-            files.pairs += [replace(pair, kind=f"{folder}: {pair.kind}") for pair in found]
-            kinds = len({pair.kind for pair in found})
-            isos = f" at {kinds} ISO settings" if layout == "SIDD" else ""
-            files.described.append(f"{name}: {layout}, {len(found)} pairs{isos}")
-    if not files.described:
-        raise UserError(
-            f"{root}: no training images; put SIDD-Medium there as published "
-            "(sidd/SIDD_Medium_Srgb/Data/0001_001_S6_00100_00060_3200_L/...) or pairs (clean/ and "
-            "noisy/), and photographs (DIV2K/DIV2K_train_HR/0001.png ...)"
+def _bsds_images(folder: Folder) -> Folder | None:
+    """Where the images of BSDS500 are, as published; None if `folder` is not in that layout."""
+    inner = (i for data in folder.folders if data.name == "data" for i in data.folders)
+    return next(
+        (i for i in inner if i.name == "images" and any(f.name in BSDS_PARTS for f in i.folders)),
+        None,
+    )
+
+
+def _is_scene(folder: Folder) -> bool:
+    """Whether `folder` is a scene by its name, or by the names of the images in it."""
+    return SCENE_PATTERN.fullmatch(folder.name) is not None or any(
+        IMAGE_PATTERN.fullmatch(path.stem) for path in folder.images
+    )
+
+
+def _paired_set(name: str, root: Path, clean: list[Folder], noisy: list[Folder]) -> DataSet:
+    """Files are matched by stem, sub-folders kept; suffixes may differ. The pairs of one sub-folder
+    are of one kind, such as noisy/iso_800/."""
+    if len(clean) != 1 or len(noisy) != 1:
+        found = DataSet(name, "paired folder", root, (root, root))
+        message = (
+            f"expected one clean folder ({', '.join(CLEAN_NAMES[:3])}) and one noisy folder "
+            f"({', '.join(NOISY_NAMES[:2])}), found {', '.join(f.name for f in clean + noisy)}"
         )
-    return files
+        action = "rename or remove folders until one of each is left"
+        found._find("error", "layout", root, message, action)
+        return found
+    sides = clean[0], noisy[0]
+    found = DataSet(name, "paired folder", root, (sides[0].path, sides[1].path))
+    by_key: list[dict[Path, Path]] = [{}, {}]
+    lacking = {}
+    for side, other, keys in zip(sides, sides[::-1], by_key, strict=True):
+        for path in (image for each in side.walk() for image in each.images):
+            key = path.relative_to(side.path).with_suffix("")
+            if key in keys:
+                message = f"has the same stem as {keys[key].name}, by which pairs are matched"
+                found._find("error", "pairing", path, message, "rename or remove one of them")
+            else:
+                keys[key], lacking[path] = path, f"{other.path / key}.*"
+    flat = Path(".")
+    kinds = {key: path if key.parent == flat else path.parent for key, path in by_key[1].items()}
+    found._pair_up(*by_key, lacking, kinds, "add it or remove this")
+    return found
 
 
-class ImageFiles:
-    """Image files below `root` as a sequence of (H, W, 3) uint8 or uint16, read when asked for."""
-
-    def __init__(self, paths: list[Path], root: Path) -> None:
-        self.paths, self.root = paths, root
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        return read_image(self.paths[i])
-
-    def size(self, i: int) -> tuple[int, int]:
-        return read_image_size(self.paths[i])
-
-    def image_name(self, i: int) -> str:
-        return self.paths[i].relative_to(self.root).with_suffix("").as_posix()
-
-
-@dataclass(frozen=True)
-class _ImageSet:
-    name: str  # unique; of its folder
-    title: str  # for tables
-    clean: ImageFiles | MatBlocks
-
-    def __len__(self) -> int:
-        return len(self.clean)
-
-    def size(self, i: int) -> tuple[int, int]:
-        """(H, W) of item i, without decoding it."""
-        return self.clean.size(i)
-
-    def image_name(self, i: int) -> str:
-        """Of item i, without suffix; a file's path inside its data set."""
-        return self.clean.image_name(i)
+def _scene_set(name: str, root: Path, scenes: list[Folder]) -> DataSet:
+    """Images are matched by their names; kind is the scene's ISO."""
+    found = DataSet(name, "SIDD", root, (root, root))
+    for scene in scenes:
+        match = SCENE_PATTERN.fullmatch(scene.name)
+        if match is None:
+            message = "holds SIDD images, but is not named like 0001_001_S6_00100_00060_3200_L"
+            found._find("error", "scene name", scene.path, message, "restore the published name")
+        sides: dict[str, dict[tuple, Path]] = {"GT": {}, "NOISY": {}}
+        lacking = {}
+        for path in scene.images:
+            if image := IMAGE_PATTERN.fullmatch(path.stem):
+                instance, side, shot = image.groups()
+                sides[side][instance, shot] = path
+                other = "NOISY" if side == "GT" else "GT"
+                lacking[path] = path.name.replace(f"{side}_SRGB_", f"{other}_SRGB_")
+                if match and instance and instance.isdecimal() and instance != match[1]:
+                    message = f"lies in the folder of instance {match[1]}"
+                    action = "restore the published names"
+                    found._find("warning", "misplaced", path, message, action)
+        if not lacking:
+            message = "a SIDD scene without *GT_SRGB_* and *NOISY_SRGB_* images"
+            found._find("error", "pairing", scene.path, message, "unpack it again or remove it")
+        kinds = dict.fromkeys(sides["NOISY"], f"iso_{match[4]}" if match else scene.name)
+        found._pair_up(sides["GT"], sides["NOISY"], lacking, kinds, "unpack the scene again")
+    return found
 
 
-@dataclass(frozen=True)
-class CleanTestSet(_ImageSet):
-    """Clean test images; item i is (3, H, W) float32 in [0, 1], decoded when asked for."""
-
-    paired: ClassVar[bool] = False
-
-    def __getitem__(self, i: int) -> Tensor:
-        return integer_to_float(self.clean[i])
-
-
-@dataclass(frozen=True)
-class PairedTestSet(_ImageSet):
-    """Test pairs; item i is (clean, noisy), both (3, H, W) float32 in [0, 1]."""
-
-    noisy: ImageFiles | MatBlocks
-    paired: ClassVar[bool] = True
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return integer_to_float(self.clean[i]), integer_to_float(self.noisy[i])
-
-    def kind(self, i: int) -> str | None:
-        """Images of one kind share their noise; None where that is not known.
-
-        Phone and ISO, "S6 ISO 100", by the name of a SIDD scene; the sub-folder of a paired
-        folder; "shot 7" of SIDD validation's .mat, whose blocks were cut from 40 photographs.
-        """
-        if isinstance(self.noisy, MatBlocks):
-            shape = self.noisy.shape
-            return f"shot {i // shape[1]}" if len(shape) == 5 else None
-        folder = self.noisy.paths[i].parent
-        if SCENE_PATTERN.fullmatch(folder.name):
-            settings = parse_scene(folder.name)
-            return f"{settings.phone} ISO {settings.iso}"
-        return None if folder == self.noisy.root else folder.relative_to(self.noisy.root).as_posix()
-
-    def second_shot(self, i: int) -> int | None:
-        """The other pair of the same SIDD scene, which shows it once more; None: there is none."""
-        if isinstance(self.noisy, MatBlocks):
-            return None
-        scene = self.noisy.paths[i].parent
-        if SCENE_PATTERN.fullmatch(scene.name) is None:
-            return None
-        others = [j for j, path in enumerate(self.noisy.paths) if path.parent == scene and j != i]
-        return next((j for j in others if self.size(j) == self.size(i)), None)
+def _mat_sets(root: Folder) -> Iterator[DataSet]:
+    """The validation sets below `root` as .mat files."""
+    files = {path.name: path for folder in root.walk() for path in folder.files if path.is_file()}
+    for which in VALIDATION_SETS:
+        stems = [which.clean, which.noisy]
+        there = [files[f"{stem}.mat"] for stem in stems if f"{stem}.mat" in files]
+        if not there:
+            continue
+        found = DataSet(which.name, "blocks", there[0], (root.path, root.path))
+        if len(there) == 1:
+            (lacking,) = (f"{stem}.mat" for stem in stems if f"{stem}.mat" not in files)
+            message, action = f"its partner {lacking} is missing", "put it beside it"
+            found._find("error", "pairing", there[0], message, f"{action} ({which.source})")
+        else:
+            try:
+                clean, noisy = (MatBlocks(*side) for side in zip(there, stems, strict=True))
+            except UserError as error:
+                found.findings.append(Finding.unreadable(error, *there))
+            else:
+                if clean.shape == noisy.shape:
+                    found.mats = clean, noisy
+                else:
+                    message = f"an array {noisy.shape}, but {clean.path} holds {clean.shape}"
+                    action = f"download both again ({which.source})"
+                    found._find("error", "size", noisy.path, message, action)
+        yield found
 
 
-def find_test_sets(root: Path) -> list[CleanTestSet | PairedTestSet]:
-    """Every test set that is `root` or below it, by the layouts above, in the order of their names.
-
-    SIDD and SIDD+ validation are called `sidd` and `siddplus` when they come as .mat; any other set
-    is called after its folder. A missing or empty `root` gives []. UserError as from
-    `paired_folder`, `scene_pairs` and `MatBlocks`, and for two sets of one name.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        return []
-    sets: list[CleanTestSet | PairedTestSet] = [
-        PairedTestSet(which.name, which.title, clean, noisy)
-        for which, clean, noisy in find_mat_blocks(root)
-    ]
-    for layout, folder, found in _data_sets(root):
-        name = "_".join(folder.relative_to(root).parts) or root.absolute().name
-        sets.append(_file_test_set(name, layout, folder, found))
-    sets.sort(key=lambda test_set: test_set.name)
-    for one, other in pairwise(sets):
-        if one.name == other.name:
-            raise UserError(
-                f"{root}: holds two test sets called {one.name} (.mat files and images of the same "
-                "blocks, say); keep one, or rename its folder"
-            )
-    return sets
-
-
-def _file_test_set(
-    name: str, layout: str, folder: Path, found: list
-) -> CleanTestSet | PairedTestSet:
-    title = TITLES.get(name.lower(), name) if layout == "paired folder" else name
-    if layout == "photographs":
-        return CleanTestSet(name, title, ImageFiles(found, bsds_images(folder) or folder))
-    roots = pair_sides(folder) or (folder, folder)
-    clean = ImageFiles([pair.clean for pair in found], roots[0])
-    noisy = ImageFiles([pair.noisy for pair in found], roots[1])
-    return PairedTestSet(name, title, clean, noisy)
+def photo_folder(root: Path | Folder) -> list[Path]:
+    """All photographs below `root`; in BSDS500's layout those below `data/images` alone."""
+    folder = Folder.at(root)
+    return list_images((folder.path.is_dir() and _bsds_images(folder)) or folder)

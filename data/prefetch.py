@@ -1,18 +1,41 @@
-"""Batches made a few steps ahead of the training loop, in order, by one background thread."""
+"""What is needed next, made by threads a few items ahead, in order."""
 
 import dataclasses
+import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-T = TypeVar("T")
+S, T = TypeVar("S"), TypeVar("T")
+
+
+def look_ahead(
+    function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int | None = None
+) -> Iterator[T]:
+    """function(item) for each item, in order, computed by threads while earlier results are used.
+
+    ahead: items early, at most; by default two more than there are threads. Closing or dropping the
+    generator ends the threads after the items that they are at.
+    """
+    ahead = threads + 2 if ahead is None else ahead
+    pool, pending = ThreadPoolExecutor(threads, "prefetch"), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        # They never block on us: each has its call to do and is idle then, and the executor lets
+        # them go when the interpreter leaves.
+        pool.shutdown(cancel_futures=True)
 
 
 class Prefetcher(Generic[T]):
@@ -42,15 +65,12 @@ class Prefetcher(Generic[T]):
         if ahead is None:
             ahead = 2 if device.type == "cuda" else 0
         self.waited_s, self._began = 0.0, time.perf_counter()
-        self._make, self._steps, self._ahead = make, iter(range(start, stop)), ahead
-        self._pending: deque[Future] = deque()
-        # Non-daemon, and it never blocks on us: it has at most ahead + 1 calls to do and is idle
-        # then, and the executor lets it go when it is dropped or the interpreter leaves.
-        self._pool = ThreadPoolExecutor(1, "prefetch") if ahead else None
         self._stream = None
         if ahead and device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
             self._stream.wait_stream(torch.cuda.current_stream(device))  # a store's upload
+        steps, one = range(start, stop), functools.partial(_run, make, self._stream)
+        self._made = look_ahead(one, steps, 1, ahead) if ahead else (one(step) for step in steps)
 
     @property
     def waiting_share(self) -> float:
@@ -63,16 +83,7 @@ class Prefetcher(Generic[T]):
     def __next__(self) -> T:
         began = time.perf_counter()
         try:
-            if self._pool is None:
-                return self._make(next(self._steps))
-            for step in islice(self._steps, self._ahead + 1 - len(self._pending)):
-                self._pending.append(self._pool.submit(_run, self._make, step, self._stream))
-            if not self._pending:
-                raise StopIteration
-            item, ready = self._pending.popleft().result()
-        except BaseException:  # the end, make's own, or Ctrl-C while waiting
-            self.close()
-            raise
+            item, ready = next(self._made)
         finally:
             self.waited_s += time.perf_counter() - began
         if ready is not None:
@@ -84,10 +95,7 @@ class Prefetcher(Generic[T]):
 
     def close(self) -> None:
         """End the thread; waits for the step that it is at. Nothing more can be iterated."""
-        self._steps = iter(())
-        self._pending.clear()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        self._made.close()
 
     def __enter__(self) -> "Prefetcher[T]":
         return self
@@ -103,7 +111,7 @@ class Prefetcher(Generic[T]):
 
 # Not a method: the thread must not keep the Prefetcher alive.
 def _run(
-    make: Callable[[int], T], step: int, stream: torch.cuda.Stream | None
+    make: Callable[[int], T], stream: torch.cuda.Stream | None, step: int
 ) -> tuple[T, torch.cuda.Event | None]:
     if stream is None:
         return make(step), None

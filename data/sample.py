@@ -16,8 +16,6 @@ Each photo is cut into a training area and test crops, which do not overlap. Noi
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +25,7 @@ import skimage.data
 
 from data.camera import NOISE_LEVEL, camera_pair, noise_level
 from utils.errors import UserError
+from utils.files import whole_folder
 from utils.images import write_image
 
 VERSION = 1  # of the files written; raise it with any change to them
@@ -169,23 +168,12 @@ def _write_folder(folder: Path, seed: int, make: Callable[[int], Images]) -> Non
                 f"{folder}: expected this sample's own folder or none, it holds {path.name}; "
                 "choose another folder for the sample"
             )
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    try:
-        temporary.mkdir(parents=True, exist_ok=True)
+    with whole_folder(folder, lambda: _is_complete(folder, stamp)) as temporary:
         images = make(seed)
         for name, image in images.items():
             write_image(temporary / name, image)
         marker = json.dumps({**stamp, "files": sorted(images)}, indent=1)
         (temporary / MARKER).write_text(marker, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not _is_complete(folder, stamp):  # else another process was first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _is_complete(folder: Path, stamp: dict) -> bool:

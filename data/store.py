@@ -6,10 +6,7 @@ import json
 import mmap
 import os
 import shutil
-import uuid
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +14,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from data.prefetch import look_ahead
 from utils.errors import UserError
-from utils.images import MAX_PIXELS, read_image, read_image_size, uint16_to_uint8
+from utils.files import whole_folder
+from utils.images import MAX_PIXELS, read_image_size, read_uint8
 
 FORMAT = 1  # of the files below; part of the fingerprint
 IMAGES_FILE, INDEX_FILE = "images.u8", "index.json"
@@ -254,27 +253,6 @@ def _require_min_size(files: Sequence[Path], sizes: Sequence, min_size: int) -> 
             )
 
 
-def _decode(file: Path) -> np.ndarray:
-    image = read_image(file)
-    return uint16_to_uint8(image) if image.dtype == np.uint16 else image
-
-
-def _decoded(files: Sequence[Path]) -> Iterator[np.ndarray]:
-    """The images in order, decoded by threads, two more at a time than there are threads."""
-    threads = min(8, os.cpu_count() or 1)  # OpenCV lets go of the interpreter lock
-    pool = ThreadPoolExecutor(threads)
-    try:
-        pending: deque = deque()
-        for file in files:
-            pending.append(pool.submit(_decode, file))
-            if len(pending) == threads + 2:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _build(folder: Path, files: Sequence[Path], nbytes: int, progress: bool) -> None:
     """Decode `files` into a new store; complete under its name or not there at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -284,14 +262,12 @@ def _build(folder: Path, files: Sequence[Path], nbytes: int, progress: bool) -> 
             f"{folder.parent}: {nbytes / 1e9:.1f} GB needed to decode {len(files)} images, "
             f"{free / 1e9:.1f} GB free; choose another cache folder"
         )
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        temporary.mkdir()
-        sizes = []
+    with whole_folder(folder, (folder / INDEX_FILE).is_file) as temporary:
+        sizes, threads = [], min(8, os.cpu_count() or 1)  # OpenCV lets go of the interpreter lock
         with (
             open(temporary / IMAGES_FILE, "wb") as out,
             tqdm(total=len(files), desc="decode", unit="img", delay=2, disable=not progress) as bar,
-            contextlib.closing(_decoded(files)) as images,
+            contextlib.closing(look_ahead(read_uint8, files, threads)) as images,
         ):
             for image in images:
                 out.write(image.data)
@@ -299,10 +275,3 @@ def _build(folder: Path, files: Sequence[Path], nbytes: int, progress: bool) -> 
                 bar.update()
         index = {"files": [str(file) for file in files], "sizes": sizes}
         (temporary / INDEX_FILE).write_text(json.dumps(index))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not (folder / INDEX_FILE).is_file():  # else another process was first
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,28 +1,58 @@
 """Which images a training run uses: found by flags or below train_images/, decoded once."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from data.augment import SceneDistribution
-from data.doctor import quick_check
-from data.folders import (
-    CleanTestSet,
-    PairedTestSet,
-    PairFile,
-    find_test_sets,
-    find_training_data,
-    photo_folder,
-)
+from data.doctor.examine import quick_check
+from data.folders import PairFile, Survey, photo_folder, require_sound, survey
 from data.items import PatchSource, RealItems
 from data.noise import NoiseCorrelationDistribution
 from data.sample import write_sample
 from data.store import DeviceImageStore, ImageStore, check_pair_sizes
-from utils.errors import UserError
+from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
+from utils.errors import UserError, require
+from utils.files import Folder
 
 StorePlace = Literal["auto", "host", "device"]  # `place_store`
+
+
+class TrainingFiles(NamedTuple):
+    """What was found to train on. described: one line a data set, for the log."""
+
+    pairs: list[PairFile]
+    photos: list[Path]
+    described: list[str]
+    found: Survey
+
+
+def find_training_data(root: Path) -> TrainingFiles:
+    """Every data set in `root` or below it; UserError: none, or the first error in one of them."""
+    root = Path(root)
+    found = survey(root) if root.is_dir() else Survey(Folder(root), [])
+    sets = [s for s in found.sets if s.layout != "blocks"]
+    require_sound(sets)
+    files = TrainingFiles([], [], [], found)
+    for s in sets:
+        if s.photos:
+            files.photos.extend(s.photos)
+            files.described.append(f"{s.name}: photographs, {len(s)} images")
+        elif s.pairs:
+            # Equal ISO means equal noise within a data set, not between two.
+            pairs = [PairFile(p.clean, p.noisy, f"{s.root}: {p.kind}") for p in s.pairs]
+            files.pairs.extend(pairs)
+            isos = f" at {len({p.kind for p in pairs})} ISO settings" if s.layout == "SIDD" else ""
+            files.described.append(f"{s.name}: {s.layout}, {len(s)} pairs{isos}")
+    if not files.described:
+        raise UserError(
+            f"{root}: no training images; put SIDD-Medium there as published "
+            "(sidd/SIDD_Medium_Srgb/Data/0001_001_S6_00100_00060_3200_L/...) or pairs (clean/ and "
+            "noisy/), and photographs (DIV2K/DIV2K_train_HR/0001.png ...)"
+        )
+    return files
 
 
 def find_pairs_and_photos(
@@ -38,45 +68,45 @@ def find_pairs_and_photos(
     set, and one for each thing that the doctor's quick check finds wrong. UserError as from
     data.folders.
     """
-    pair_files = named_pairs(pairs)
-    photo_files = [p for folder in photos for p in photo_folder(folder)]
+    named = {folder: _with_pairs(folder) for folder in pairs}
+    roots = {folder: Folder(folder) for folder in photos}
+    pair_files = [pair for folder in pairs for pair in named[folder].pairs]
+    photo_files = [photo for folder in photos for photo in photo_folder(roots[folder])]
     for folder in (*pairs, *photos):
         print(f"Training on {folder}")
-    print_problems(dict.fromkeys([*pairs, *photos]))
-    if pairs and photos:
-        return pair_files, photo_files
-    if not train_images.is_dir():
-        if sample_cache is not None:
-            print(f"{train_images} does not exist: using the bundled sample")
-            train_images = write_sample(sample_cache) / "train_images"
-        elif pairs or photos:
+    if not (pairs and photos) and sample_cache is not None and not train_images.is_dir():
+        print(f"{train_images} does not exist: using the bundled sample")
+        train_images = write_sample(sample_cache) / "train_images"
+    surveys = [files.found for files in named.values()]
+    surveys += [survey(root) for folder, root in roots.items() if folder not in named]
+    if (pairs or photos) and not train_images.is_dir():
+        if not (pairs and photos):
             print(f"{train_images} does not exist: nothing but the named folders")
-            return pair_files, photo_files
-    found = find_training_data(train_images)
-    for line in found.described:
-        print(f"Found in {train_images}: {line}")
-    print_problems([train_images])
-    return pair_files if pairs else found.pairs, photo_files if photos else found.photos
-
-
-def print_problems(folders: Iterable[Path]) -> None:
-    """A line each; `python -m data.doctor` looks more closely."""
-    for finding in quick_check(*folders):
+    elif not (pairs and photos):
+        files = find_training_data(train_images)
+        for line in files.described:
+            print(f"Found in {train_images}: {line}")
+        pair_files = pair_files if pairs else files.pairs
+        photo_files = photo_files if photos else files.photos
+        surveys.append(files.found)
+    for finding in quick_check(*surveys):  # `python -m data.doctor` looks more closely
         if finding.severity != "note":
             print(f"Check {finding}")
+    return pair_files, photo_files
 
 
 def named_pairs(folders: Sequence[Path]) -> list[PairFile]:
     """The pairs of these folders. UserError for one without any."""
-    pairs = []
-    for folder in folders:
-        found = find_training_data(folder).pairs
-        if not found:
-            raise UserError(
-                f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/"
-            )
-        pairs += found
-    return pairs
+    return [pair for folder in folders for pair in _with_pairs(folder).pairs]
+
+
+def _with_pairs(folder: Path) -> TrainingFiles:
+    files = find_training_data(folder)
+    require(
+        bool(files.pairs),
+        f"{folder}: no noisy/clean pairs; expected SIDD scene folders, or clean/ and noisy/",
+    )
+    return files
 
 
 def find_validation_sets(

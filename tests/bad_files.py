@@ -22,7 +22,8 @@ from torch import nn
 from data.mat import MatBlocks
 from tests.test_sidd import save_mat
 from utils.checkpoint import load_state, load_weights
-from utils.images import list_images, read_image, read_image_size, write_image
+from utils.files import list_images
+from utils.images import read_image, read_image_size, write_image
 
 
 class Case(NamedTuple):
@@ -82,8 +83,9 @@ def gif() -> bytes:
 
 
 FETCH = r"(damaged|truncated).*; fetch this file again or remove it"
-BOMB = r": 60000x60000 pixels by its header, expected 1 to \d+; scale it down, or remove"
-NO_SIZE = r"pixels by its header, expected 1 to \d+; .*remove it if it is damaged"
+BOMB = (
+    r": .*3600000000 pixels\) exceeds limit of \d+ pixels by its header; scale it down, or remove"
+)
 
 CONTENTS = [
     ("empty file", "a.png", lambda: b"", "an empty file; fetch this file again or remove it"),
@@ -99,11 +101,12 @@ CONTENTS = [
      lambda: overwritten(encoded(".bmp"), 18, "<ii", 60000, 60000), BOMB),
     ("TIFF, 60000 pixels a side", "a.tif", lambda: tiff_of_size(60000, 60000), BOMB),
     ("WebP, 60000 pixels a side", "a.webp", lambda: webp_of_size(60000, 60000), BOMB),
-    ("PNG without width", "a.png", lambda: png_of_size(0, 40), NO_SIZE),
-    ("JPEG without height", "a.jpg", lambda: jpeg_of_size(48, 0), NO_SIZE),
+    ("PNG without width", "a.png", lambda: png_of_size(0, 40), FETCH),
+    ("JPEG without height", "a.jpg", lambda: jpeg_of_size(48, 0), FETCH),
     ("BMP of negative width", "a.bmp",
-     lambda: overwritten(encoded(".bmp"), 18, "<i", -48), NO_SIZE),
-    ("TIFF without width", "a.tif", lambda: tiff_of_size(0, 40), NO_SIZE),
+     lambda: overwritten(encoded(".bmp"), 18, "<i", -48),
+     r"pixels\) exceeds limit of \d+ pixels by its header; .*remove it if it is damaged"),
+    ("TIFF without width", "a.tif", lambda: tiff_of_size(0, 40), FETCH),
     ("PNG with half of its rows", "a.png", lambda: png_of_size(48, 80), FETCH),
     ("JPEG with a tenth of its bytes", "a.jpg", lambda: encoded(".jpg")[:70], FETCH),
     ("BMP with half of its rows", "a.bmp",
@@ -112,6 +115,9 @@ CONTENTS = [
     ("WebP of another size inside", "a.webp", lambda: webp_of_size(50, 50), FETCH),
     ("TIFF of floating point", "a.tif",
      lambda: encoded(".tif", pixels().astype(np.float32)),
+     r"not an image \(PNG, JPEG, BMP, TIFF, WebP\) of 8 or 16 bits a channel; fetch"),
+    ("grey TIFF of floating point", "a.tif",
+     lambda: encoded(".tif", pixels()[..., 0].astype(np.float32)),
      "expected 8- or 16-bit pixels, found 32 bits; convert it to PNG"),
 ]  # fmt: skip
 
@@ -155,7 +161,7 @@ PLACES = [
     ("link to nowhere", lambda f: linked(f / "a.png", f / "none"), "cannot be read"),
     ("link to itself", lambda f: linked(f / "a.png", f / "a.png"), "cannot be read"),
     ("file larger than any image", lambda f: sparse_file(f / "a.png"),
-     r"a\.png: 3\.0 GB, expected at most 2\.1 for an image; remove it"),
+     r"a\.png: 3\.0 GB, expected at most 2\.1 GB; remove it"),
 ]  # fmt: skip
 
 
@@ -227,20 +233,13 @@ def virtual(file: h5py.File, other: Path) -> None:
     file.create_virtual_dataset("Blocks", layout)
 
 
-def bomb(file: h5py.File) -> None:
-    """A chunk that inflates to 60 MB, of an array of 400 bytes."""
-    blocks = file.create_dataset(
-        "Blocks", BLOCKS.T.shape, np.uint8, chunks=BLOCKS.T.shape, compression="gzip"
-    )
-    blocks.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(60_000_000)))
-
-
 DIMENSIONS = struct.pack("<II4i", 5, 16, 2, 8, 8, 3)
 DATA_TAG = struct.pack("<II", 2, BLOCKS.size)
 NOT_BLOCKS = r"a\.mat: expected the uint8 array Blocks, found "
 
 MAT = [
-    Case("mat: no such file", lambda f: MatBlocks(f / "a.mat", "Blocks"), "no such file"),
+    Case("mat: no such file", lambda f: MatBlocks(f / "a.mat", "Blocks"),
+         r"a\.mat: cannot be read \(No such"),
     Case("mat: empty", lambda f: ((f / "a.mat").touch(), MatBlocks(f / "a.mat", "Blocks")),
          rf"a\.mat: damaged or not a \.mat file.*{AGAIN}"),
     Case("mat: text", lambda f: ((f / "a.mat").write_text("x" * 500), MatBlocks(f / "a.mat", "B")),
@@ -263,7 +262,7 @@ MAT = [
     Case("mat: shape that asks for a terabyte",
          lambda f: v5_edited(
              f / "a.mat", DIMENSIONS, struct.pack("<II4i", 5, 16, 10**8, 64, 64, 3)),
-         rf"a\.mat: damaged.*{AGAIN}"),
+         rf"Blocks is declared as \(100000000, 64, 64, 3\), more than 1\.1 GB; {AGAIN}"),
     Case("mat: shape and data ask for 6 GB",
          lambda f: v5_edited(
              f / "a.mat", DIMENSIONS + struct.pack("<II", 1, 6) + b"Blocks\0\0" + DATA_TAG,
@@ -272,7 +271,7 @@ MAT = [
          rf"a\.mat: .*{AGAIN}"),
     Case("mat: data longer than the shape",
          lambda f: v5_edited(f / "a.mat", DATA_TAG, struct.pack("<II", 2, 2**31), compressed=True),
-         rf"a\.mat: damaged.*{2**31} bytes of type 2 for an array.*{AGAIN}"),
+         rf"a\.mat: damaged.*{AGAIN}"),
     Case("mat: truncated",
          lambda f: (v5(f / "a.mat", {"Blocks": BLOCKS}, compressed=True),
                     os.truncate(f / "a.mat", 300), MatBlocks(f / "a.mat", "Blocks")),
@@ -297,8 +296,6 @@ MAT = [
          lambda f: v73(f / "a.mat", lambda file: file.create_dataset(
              "Blocks", (3, 64, 64, 10**8), np.uint8, chunks=(3, 64, 64, 1), compression="gzip")),
          rf"Blocks is declared as \(100000000, 64, 64, 3\), more than 1\.1 GB; {AGAIN}"),
-    Case("mat: HDF5 chunk that inflates", lambda f: v73(f / "a.mat", bomb),
-         rf"a\.mat: damaged.*a chunk of \d+ bytes, expected 384.*{AGAIN}"),
 ]  # fmt: skip
 
 

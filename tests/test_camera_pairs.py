@@ -9,8 +9,8 @@ import scipy.stats
 
 from data import camera_pairs
 from data.camera import NOISE_LEVEL
-from data.folders import paired_folder
-from data.sidd import parse_scene, sidd_pairs
+from data.sidd import parse_scene
+from data.training import find_training_data
 from utils.errors import UserError
 from utils.images import read_image, write_image
 
@@ -28,7 +28,7 @@ def run(photos: Path, output: Path, *flags: str) -> None:
 
 def test_one_scene_for_each_phone_and_iso(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "out", "--side", "80", "--layout", "sidd")
-    pairs = sidd_pairs(tmp_path / "out")
+    pairs = find_training_data(tmp_path / "out").pairs
     scenes = [parse_scene(pair.noisy.parent.name) for pair in pairs]
     assert [(s.phone, int(s.iso)) for s in scenes] == list(NOISE_LEVEL)
     std = {}
@@ -44,7 +44,7 @@ def test_a_kind_of_noise_is_a_sub_folder(photos: Path, tmp_path: Path) -> None:
     """Of a phone and an ISO; in SIDD's layout of an ISO, whatever the phone. The same pictures."""
     run(photos, tmp_path / "own", "--side", "64", "--scenes", "2")
     run(photos, tmp_path / "iso", "--side", "64", "--scenes", "2", "--layout", "sidd")
-    own, iso = paired_folder(tmp_path / "own"), sidd_pairs(tmp_path / "iso")
+    own, iso = (find_training_data(tmp_path / name).pairs for name in ("own", "iso"))
     assert sorted(Counter(p.kind for p in own).values()) == [2] * len(NOISE_LEVEL)
     assert len({pair.kind for pair in iso}) == len({setting[1] for setting in NOISE_LEVEL})
     numbered = {pair.noisy.stem: pair for pair in own}
@@ -57,7 +57,7 @@ def test_a_kind_of_noise_is_a_sub_folder(photos: Path, tmp_path: Path) -> None:
 def test_random_levels_spread_wider_than_the_phones(photos: Path, tmp_path: Path) -> None:
     flags = ("--side", "64", "--levels", "random", "--kinds", "20")
     run(photos, tmp_path / "out", *flags, "--scenes", "3")
-    pairs = paired_folder(tmp_path / "out")
+    pairs = find_training_data(tmp_path / "out").pairs
     assert sorted(Counter(p.kind for p in pairs).values()) == [3] * 20
     beta1 = [float(pair.noisy.parent.name.split("_")[2]) for pair in pairs]
     assert len(set(beta1)) == 20
@@ -72,7 +72,7 @@ def test_the_clean_side_shows_the_photo(tmp_path: Path, dtype: type) -> None:
     level = 90 if dtype == np.uint8 else 90 * 257
     write_image(tmp_path / "photos" / "grey.png", np.full((200, 300, 3), level, dtype))
     run(tmp_path / "photos", tmp_path / "out", "--side", "64")
-    for pair in paired_folder(tmp_path / "out"):
+    for pair in find_training_data(tmp_path / "out").pairs:
         clean, noisy = read_image(pair.clean), read_image(pair.noisy)
         assert abs(clean.astype(int) - 90).max() <= 1
         # The curve y = x^0.42 is concave: noise of 30, the strongest here, lowers the mean by
@@ -83,7 +83,7 @@ def test_the_clean_side_shows_the_photo(tmp_path: Path, dtype: type) -> None:
 def test_the_seed_alone_decides(photos: Path, tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         run(photos, tmp_path / name, "--side", "64", "--seed", seed)
-    a, b, c = ([read_image(p.noisy) for p in paired_folder(tmp_path / n)] for n in "abc")
+    a, b, c = ([read_image(p.noisy) for p in find_training_data(tmp_path / n).pairs] for n in "abc")
     assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
     assert not any(np.array_equal(x, y) for x, y in zip(a, c, strict=True))
 

@@ -1,6 +1,7 @@
 """Weights and training state on disk: what is read, what is refused, what a crash leaves."""
 
 import hashlib
+import os
 import pickle
 import random
 import stat
@@ -14,7 +15,6 @@ from torch import nn
 from models import NoiseEncoder, NoiseGenerator
 from tests.golden import recipe
 from tests.helpers import equal_states
-from utils import checkpoint
 from utils.checkpoint import load_state, load_weights, read_torch_file, save_atomically, sha256
 from utils.errors import UserError
 from utils.training import TrainingState, average_weights, save_weights
@@ -206,7 +206,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch, error):
     def half_way(_handle: int) -> None:
         raise error
 
-    monkeypatch.setattr(checkpoint.os, "fsync", half_way)
+    monkeypatch.setattr(os, "fsync", half_way)
     expected = KeyboardInterrupt if error is KeyboardInterrupt else UserError
     with pytest.raises(expected):
         save_atomically({"a": torch.zeros(2)}, path)
@@ -217,7 +217,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch, error):
 
 def test_save_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         save_atomically({}, tmp_path / "file" / "x.pt")
 
 

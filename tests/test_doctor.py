@@ -9,11 +9,13 @@ import pytest
 import scipy.io
 
 from benchmarks.doctor_faults import Planter, check, false_alarms, link_copy
-from data import camera_pairs, doctor
-from data.doctor import examine, format_report, quick_check
-from data.folders import find_test_sets, find_training_data
+from data import camera_pairs
+from data.doctor import __main__ as doctor
+from data.doctor.examine import examine, quick_check
+from data.doctor.listing import published_count
+from data.doctor.report import format_report
+from data.folders import survey
 from data.sample import write_sample
-from data.survey import published_count, survey
 from tests.test_folders import write_bsds, write_pairs
 from tests.test_sidd import SCENES, write_scene
 from utils.errors import UserError
@@ -53,17 +55,6 @@ def test_twelve_planted_faults_are_named(sample: Path, tmp_path: Path, seed: int
     assert [str(finding) for finding in false_alarms(findings, planted)] == []
 
 
-def test_finds_the_sets_that_the_loaders_find(sample: Path) -> None:
-    files = find_training_data(sample / "train_images")
-    sets, findings = survey(sample / "train_images")
-    assert findings == []
-    pairs = {(pair.clean, pair.noisy) for s in sets for pair in s.pairs}
-    assert pairs == {(pair.clean, pair.noisy) for pair in files.pairs}
-    assert [photo for s in sets for photo in s.photos] == files.photos
-    lengths = {test_set.name: len(test_set) for test_set in find_test_sets(sample / "test_images")}
-    assert {s.name: len(s) for s in survey(sample / "test_images")[0]} == lengths
-
-
 def test_layout_faults_are_all_named(tmp_path: Path) -> None:
     write_pairs(tmp_path / "set", "clean", "noisy", ("1", "2", "3"))
     (tmp_path / "set/clean/1.png").unlink()
@@ -78,7 +69,7 @@ def test_layout_faults_are_all_named(tmp_path: Path) -> None:
     write_scene(tmp_path / "Data" / SCENES[0])
     (next((tmp_path / "Data" / SCENES[0]).glob("*GT*"))).unlink()
     write_scene(tmp_path / "Data" / "renamed")
-    findings = quick_check(tmp_path)
+    findings = quick_check(survey(tmp_path))
     assert {"1.png", "2.png"} <= set(named(findings, "pairing"))
     assert any("NOISY" in name for name in named(findings, "pairing"))
     assert any(name.startswith("3.") for name in named(findings, "pairing"))
@@ -95,9 +86,9 @@ def test_counts_of_published_sets(tmp_path: Path) -> None:
     write_image(tmp_path / "DIV2K/DIV2K_train_HR/0001.png", np.zeros((40, 40, 3), np.uint8))
     write_scene(tmp_path / "sidd/SIDD_Medium_Srgb/Data" / SCENES[0])
     write_pairs(tmp_path / "v", "ValidationGtBlocksSrgb", "ValidationNoisyBlocksSrgb")
-    expected = {s.layout: published_count(s) for s in survey(tmp_path)[0]}
+    expected = {s.layout: published_count(s) for s in survey(tmp_path).sets}
     assert expected == {"BSDS500": None, "photographs": 800, "SIDD": 320, "paired folder": 1280}
-    messages = [f.message for f in quick_check(tmp_path) if f.check == "count"]
+    messages = [f.message for f in quick_check(survey(tmp_path)) if f.check == "count"]
     assert "1 images in train/, published are 200" in messages
     assert "1 images in val/, published are 100" in messages
     assert "1 images, published are 800" in messages
@@ -131,7 +122,7 @@ def test_image_kinds(tmp_path: Path) -> None:
         image.convert("L").save(tmp_path / "p/0.png")
         image.convert("RGBA").save(tmp_path / "p/1.png")
         image.save(tmp_path / "p/2.png", format="JPEG")
-    kinds = Counter((f.severity, f.check, f.path.name) for f in quick_check(tmp_path / "p"))
+    kinds = Counter((f.severity, f.check, f.path.name) for f in quick_check(survey(tmp_path / "p")))
     assert kinds == {
         ("warning", "grey", "0.png"): 1,
         ("note", "depth", "p"): 1,

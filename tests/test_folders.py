@@ -7,14 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.folders import (
-    CleanTestSet,
-    PairedTestSet,
-    find_test_sets,
-    find_training_data,
-    paired_folder,
-    photo_folder,
-)
+from data.folders import photo_folder
+from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
+from data.training import find_training_data
 from tests.test_sidd import SCENES, image, save_mat, write_scene
 from utils.errors import UserError
 from utils.images import write_image
@@ -46,7 +41,7 @@ def test_paired_folder_matches_stems_in_sub_folders(tmp_path: Path, clean: str, 
     write_pairs(tmp_path, clean, noisy, ("10", "2", "night/1"))
     (tmp_path / noisy / "2.png").unlink()
     write_image(tmp_path / noisy / "2.BMP", image(3))
-    pairs = paired_folder(tmp_path)
+    pairs = find_training_data(tmp_path).pairs
     assert [pair.clean.relative_to(tmp_path / clean).as_posix() for pair in pairs] == [
         "2.png",
         "10.png",
@@ -64,9 +59,8 @@ def test_pairs_of_one_sub_folder_are_of_one_kind(tmp_path: Path) -> None:
     for side in ("clean", "noisy"):
         for name in ("a.png", "b.png", "iso_800/a.png", "iso_800/b.png", "iso_100/a.png"):
             write_image(tmp_path / side / name, np.zeros((20, 20, 3), np.uint8))
-    kinds = {
-        p.noisy.relative_to(tmp_path / "noisy").as_posix(): p.kind for p in paired_folder(tmp_path)
-    }
+    pairs = find_training_data(tmp_path).pairs
+    kinds = {p.noisy.relative_to(tmp_path / "noisy").as_posix(): p.kind for p in pairs}
     assert len(set(kinds.values())) == 4
     assert kinds["iso_800/a.png"] == kinds["iso_800/b.png"] != kinds["iso_100/a.png"]
     (test_set,) = find_test_sets(tmp_path)
@@ -82,29 +76,27 @@ def test_paired_folder_faults_are_named(tmp_path: Path) -> None:
     root = fresh("partner")
     (root / "noisy" / "2.png").unlink()
     with pytest.raises(UserError, match=r"clean/2\.png.*noisy/2\.\* is missing"):
-        paired_folder(root)
+        find_training_data(root)
     root = fresh("surplus")
     (root / "clean" / "1.png").unlink()
     with pytest.raises(UserError, match=r"noisy/1\.png.*clean/1\.\* is missing"):
-        paired_folder(root)
+        find_training_data(root)
     root = fresh("size")
     write_image(root / "noisy" / "2.png", image(0, 9, 6))
     with pytest.raises(UserError, match=r"noisy/2\.png: 6x9.*clean/2\.png has 6x8"):
-        paired_folder(root)
+        find_training_data(root)
     root = fresh("twice")
     write_image(root / "clean" / "1.bmp", image(0))
     with pytest.raises(UserError, match=r"same stem"):
-        paired_folder(root)
+        find_training_data(root)
     root = fresh("two_clean")
     (root / "groundtruth").mkdir()
     with pytest.raises(UserError, match=r"one clean folder.*found clean, groundtruth, noisy"):
-        paired_folder(root)
+        find_training_data(root)
     root = fresh("no_clean")
     shutil.rmtree(root / "clean")
     with pytest.raises(UserError, match=r"one clean folder.*found noisy"):
         find_training_data(root)
-    with pytest.raises(UserError, match=r"absent: not a paired folder.*groundtruth.*input"):
-        paired_folder(tmp_path / "absent")
 
 
 def test_photo_folder(tmp_path: Path) -> None:

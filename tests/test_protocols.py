@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.folders import PairedTestSet, find_test_sets
+from data.test_sets import PairedTestSet, find_test_sets
 from tests.test_akld_floor import SHAPE, SOFT, WHITE, akld_expected, soft_noise, variance_moments
 from tests.test_noise_metrics import noise_of
 from tests.test_sidd import image, save_mat, write_scene

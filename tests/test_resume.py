@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks.faults import Faults
-from utils import checkpoint, resume
+from utils import resume
 from utils.config import parse
 from utils.errors import UserError
 from utils.resume import Checkpoints, RunLock, StopSignals, saved_settings, settings_of
@@ -91,8 +91,8 @@ def test_a_full_disk_leaves_the_earlier_ones(tmp_path, monkeypatch, call):
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, call, full)
-    with pytest.raises(UserError, match=r"could not be written \(No space left on device\)"):
+    monkeypatch.setattr(os, call, full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
         checkpoints.save(content(2))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 

@@ -15,7 +15,8 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from data import camera, sample
 from utils.errors import UserError
-from utils.images import list_images, read_image
+from utils.files import list_images
+from utils.images import read_image
 
 
 def correlation(noise: np.ndarray) -> float:

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from data.mat import MatBlocks, variables_v5
-from data.sidd import Scene, find_mat_blocks, parse_scene, sidd_pairs
+from data.mat import MatBlocks
+from data.sidd import Scene, parse_scene
+from data.test_sets import PairedTestSet, find_test_sets
+from data.training import find_training_data
 from utils.errors import UserError
 from utils.images import write_image
 
@@ -61,8 +63,8 @@ def test_pairs_are_matched_by_file_name_not_by_path(tmp_path: Path) -> None:
     late = root / "0003_001_IP_03200_00060_3200_H"
     for side in ("GT", "NOISY"):  # SIDD-Small leaves the instance out
         write_image(late / f"{side}_SRGB_010.PNG", image(0))
-    pairs = sidd_pairs(root)
-    found = {(pair.clean.name, pair.noisy.name, pair.kind) for pair in pairs}
+    pairs = find_training_data(root).pairs
+    found = {(p.clean.name, p.noisy.name, p.kind.rpartition(": ")[2]) for p in pairs}
     assert len(pairs) == len(found) == 5
     assert found == {
         ("0001_GT_SRGB_010.PNG", "0001_NOISY_SRGB_010.PNG", "iso_00100"),
@@ -79,22 +81,20 @@ def test_missing_partner_is_named(tmp_path: Path, lost: str) -> None:
     write_scene(tmp_path / SCENES[0])
     (tmp_path / SCENES[0] / lost).unlink()
     with pytest.raises(UserError, match=rf"partner {lost} is missing"):
-        sidd_pairs(tmp_path)
+        find_training_data(tmp_path)
 
 
 def test_other_faults_of_scene_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no SIDD scenes"):
-        sidd_pairs(tmp_path)
     write_scene(tmp_path / "a" / "scene_one")
     with pytest.raises(UserError, match=r"scene_one: holds SIDD images, but"):
-        sidd_pairs(tmp_path / "a")
+        find_training_data(tmp_path / "a")
     (tmp_path / "b" / SCENES[0]).mkdir(parents=True)
     with pytest.raises(UserError, match=rf"{SCENES[0]}.*without"):
-        sidd_pairs(tmp_path / "b")
+        find_training_data(tmp_path / "b")
     write_scene(tmp_path / "c" / SCENES[0])
     write_image(tmp_path / "c" / SCENES[0] / "0001_GT_SRGB_010.PNG", image(0, 5, 6))
     with pytest.raises(UserError, match=r"0001_NOISY_SRGB_010.PNG: 6x8.*GT_SRGB_010.PNG has 6x5"):
-        sidd_pairs(tmp_path / "c")
+        find_training_data(tmp_path / "c")
 
 
 @pytest.mark.parametrize("generation", ["v5", "v7.3"])
@@ -147,10 +147,6 @@ def test_version_5_among_other_variables(tmp_path: Path, name: str, compressed: 
     scipy.io.savemat(tmp_path / "a.mat", content, do_compression=compressed)
     blocks = MatBlocks(tmp_path / "a.mat", name)
     np.testing.assert_array_equal(np.stack([blocks[k] for k in range(3)]), array)
-    with open(tmp_path / "a.mat", "rb") as file:
-        declared = {key: (d.shape, d.kind) for key, d in variables_v5(file)}
-    whos = {key: (shape, kind) for key, shape, kind in scipy.io.whosmat(tmp_path / "a.mat")}
-    assert declared == whos | {"c": ((1, 1), "complex double")}
 
 
 @pytest.mark.parametrize("generation", ["v5", "v7.3"])
@@ -182,15 +178,16 @@ def test_damaged_mat(tmp_path: Path, generation: str, kept: float) -> None:
 
 def test_mat_pairs_are_found_and_checked(tmp_path: Path) -> None:
     array = np.zeros((4, 8, 8, 3), np.uint8)
-    assert find_mat_blocks(tmp_path) == []
+    assert find_test_sets(tmp_path) == []
     (tmp_path / "deep").mkdir()
     gt, noisy = "siddplus_valid_gt_srgb", "siddplus_valid_noisy_srgb"
     save_mat(tmp_path / "deep" / f"{gt}.mat", gt, array, "v5")
     with pytest.raises(UserError, match=rf"{gt}\.mat.*{noisy}\.mat is missing"):
-        find_mat_blocks(tmp_path)
+        find_test_sets(tmp_path)
     save_mat(tmp_path / "deep" / f"{noisy}.mat", noisy, array[:3], "v5")
     with pytest.raises(UserError, match=rf"{noisy}\.mat.*\(3, 8, 8, 3\).*\(4, 8, 8, 3\)"):
-        find_mat_blocks(tmp_path)
+        find_test_sets(tmp_path)
     save_mat(tmp_path / "deep" / f"{noisy}.mat", noisy, array + 1, "v5")
-    ((which, clean, noisy_blocks),) = find_mat_blocks(tmp_path)
-    assert (which.name, clean[0].max(), noisy_blocks[0].min()) == ("siddplus", 0, 1)
+    (found,) = find_test_sets(tmp_path)
+    assert isinstance(found, PairedTestSet)
+    assert (found.name, found.clean[0].max(), found.noisy[0].min()) == ("siddplus", 0, 1)

@@ -56,7 +56,7 @@ def test_store_holds_the_images(store: ImageStore, files: list[Path]) -> None:
 def test_second_opening_decodes_nothing(
     store: ImageStore, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(data.store, "read_image")
+    monkeypatch.delattr(data.store, "read_uint8")
     again = ImageStore.open(files, tmp_path / "cache")
     assert again.folder == store.folder
     np.testing.assert_array_equal(again.image(2), store.image(2))

@@ -1,6 +1,8 @@
 """What a training run is given: folders named or found, pairs grouped by ISO, bad images named."""
 
 import re
+import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 import torch
 
 import data.training
-from data.sidd import PairFile
+import utils.images
+from data.folders import PairFile
 from data.store import DeviceImageStore, ImageStore
 from data.training import (
     find_pairs_and_photos,
@@ -273,6 +276,34 @@ def test_validation_sets_by_kind(tmp_path: Path, monkeypatch, capsys) -> None:
         assert [s.name for s in found] == [expected]
     assert find_validation_sets(tmp_path / "none", paired=True) == []
     assert "no fitting test set" in capsys.readouterr().out
+
+
+def test_a_start_lists_each_folder_and_reads_each_header_once(
+    train_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding the images, the quick check and the store together."""
+    own, photos = write_pairs(tmp_path / "own", "a", "b"), write_photos(tmp_path / "photos")
+    folders, headers = Counter(), Counter()
+    list_folder, parse = Path.iterdir, utils.images._identify
+
+    def listed(self: Path):
+        folders[self] += 1
+        return list_folder(self)
+
+    def parsed(file, path: Path):
+        headers[path] += sys._getframe(1).f_code.co_name != "read_image"  # with its pixels
+        return parse(file, path)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    monkeypatch.setattr(utils.images, "_identify", parsed)
+    for named in ({"pairs": [own]}, {"pairs": [own], "photos": [photos]}):
+        folders.clear()
+        pairs, clean = find_pairs_and_photos(train_images, **named)
+        assert set(folders.values()) == {1}
+    open_real_items(pairs, 16, tmp_path / "cache", CPU)
+    open_photos(clean, 16, tmp_path / "cache", CPU)
+    assert set(headers.values()) == {1}
+    assert len(headers) > 2 * len(ISO)
 
 
 def test_equal_isos_of_two_data_sets_are_two_kinds(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_run_and_resume(script, command, tmp_path, capsys):
     run = tmp_path / "run"
     script.main(command(script, "--epochs", "1"))
     assert "finished after step 2" in capsys.readouterr().out
-    record = {"config.json", "stats.jsonl", "tensorboard", "best", ".lock"}
+    record = {"config.json", "stats.jsonl", "tensorboard", "best", ".lock", ".lock.holder"}
     (newest,) = run.glob("checkpoint-00000002-*.pt")
     (best,) = run.glob("best-*.pt")
     record |= {newest.name, best.name}

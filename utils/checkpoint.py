@@ -2,9 +2,7 @@
 
 import hashlib
 import io
-import os
 import pickle
-import tempfile
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
+from utils.files import write_atomically
 
 MAX_ELEMENTS = 2**29  # of all tensors of a file together; the largest own ones have 2**24
 
@@ -125,44 +124,6 @@ def save_atomically(content: object, path: str | Path) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_atomically(buffer.getbuffer(), path)
-
-
-def write_atomically(data: bytes | memoryview, path: str | Path) -> None:
-    """Write to a temporary file beside it, then rename: never a half-written file.
-
-    The file, then its folder's entry, are on the disk before this returns. UserError, with what was
-    there before left as it is, if it cannot be written.
-    """
-    path, temporary = Path(path), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(
-                f"{path}: could not be written ({error.strerror or error}); the old one is kept; "
-                "free some space or choose another folder, and run again"
-            ) from error
-        raise
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":  # other systems cannot open a folder
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def sha256(path: str | Path) -> str:

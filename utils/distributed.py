@@ -27,7 +27,8 @@ from utils.errors import UserError, exit_on_user_error, require
 C = TypeVar("C")
 Worker = Callable[[C, torch.device], None]
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)  # a terminal sends SIGINT to all of them itself
+# A terminal sends SIGINT to all of them itself; Windows has no SIGUSR1.
+FORWARDED = [signal.Signals[n] for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
 LOST_PEER = re.compile("connection (closed|reset|refused)|broken pipe|NCCL", re.IGNORECASE)
 TIMEOUT = timedelta(hours=2)  # the others wait in a collective call while the first validates
 

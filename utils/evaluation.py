@@ -9,20 +9,18 @@ runs', other machines' and other papers', and bf16 and TF32 would move them.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.folders import CleanTestSet, PairedTestSet
 from data.noise import NoiseModelDistribution, add_noise
+from data.prefetch import look_ahead
+from data.test_sets import CleanTestSet, PairedTestSet
 from models.denoisers import build_denoiser
 from models.layers import NoiseSource
 from utils.checkpoint import load_state, load_weights
@@ -49,8 +47,6 @@ from utils.protocols import (
     transfer_between_halves,
 )
 from utils.seeding import derived_seed, randomness
-
-T, R = TypeVar("T"), TypeVar("R")
 
 Transfer = Callable[[Tensor, Tensor, NoiseSource], Tensor]
 """transfer(clean, reference, noise) -> noisy; all (B, 3, H, W) in [0, 1]; a NoiseTransfer, say."""
@@ -359,7 +355,7 @@ def _measure_all(
     measured: list[Measured] = []
     bar = tqdm(total=count * passes, desc=test_set.name, unit="img", leave=False, disable=hidden)
     with bar, full_float32(device), torch.inference_mode():
-        for draws, images in zip(batches, _prefetch(load, batches, workers), strict=True):
+        for draws, images in zip(batches, look_ahead(load, batches, workers, workers), strict=True):
             images = [x.to(device, non_blocking=True) for x in images]
             measured.append(measure(images, draws))
             bar.update(len(draws))
@@ -398,15 +394,3 @@ def _batches(
         n = max(1, min(most, pixels // (height * width)))
         batches += [draws[i : i + n] for i in range(0, len(draws), n)]
     return batches
-
-
-def _prefetch(function: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
-    """function(item) for each item, in order, computed by threads a few items ahead."""
-    pending: deque = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.images import IMAGE_SUFFIXES, integer_to_float, list_images, read_image
+from utils.files import IMAGE_SUFFIXES, list_images
+from utils.images import integer_to_float, read_image
 
 
 @dataclass(frozen=True)

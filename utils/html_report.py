@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from utils import figures
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 from utils.images import float_to_uint8
 from utils.noise_statistics import noise_autocorrelation, noise_level_function
 from utils.tables import Table

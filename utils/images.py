@@ -4,41 +4,50 @@ Pixels are taken as they are stored: the orientation tag that cameras write into
 is ignored, since an edited clean image loses it while its noisy partner keeps it, and the pair
 would no longer be aligned. (TIFF stores the orientation as part of the format; it is applied.)
 
-Files are taken to be what was downloaded from anywhere: no more memory is asked for than MAX_PIXELS
-need, whatever a header says, and pipes and devices are not opened, since they may never end. Links
-are followed, to files and to folders, wherever they lead: it is how large data sets are put in
-place, and a file is only ever read as an image. Links in circles are left out.
+Pillow reads the headers and OpenCV, which keeps 16 bits a channel, the pixels.
 """
 
+import functools
+import logging
 import os
-import re
-import stat
-from collections.abc import Iterator, Sequence
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
 import torch
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.image_headers import header_size, still_png
+from utils.files import IMAGE_SUFFIXES, open_file, regular_file, write_atomically
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 # Phones reach 200 megapixels. Decoded, 0.8 GB, or 1.6 GB of 16 bits; twice that while it is read.
 MAX_PIXELS = 2**28
 MAX_BYTES = 8 * MAX_PIXELS  # of a file: four channels of 16 bits, not compressed
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # from here on Pillow warns, from twice as many it refuses
 
 _FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _DAMAGED = (
-    "damaged, truncated or not an image (PNG, JPEG, BMP, TIFF, WebP); fetch this file again or "
-    "remove it"
+    "damaged, truncated or not an image (PNG, JPEG, BMP, TIFF, WebP) of 8 or 16 bits a channel; "
+    "fetch this file again or remove it"
 )
 
-# What OpenCV would print about a damaged file is said once, by name, in our UserError.
+# What OpenCV and Pillow would print about a damaged file is said once, by name, in our UserError.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@dataclass(frozen=True)
+class Header:
+    size: tuple[int, int]  # H, W
+    mode: str  # Pillow's
+    format: str  # one of FORMATS, or MPO: JPEG of several images
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -47,67 +56,92 @@ def read_image(path: Path) -> np.ndarray:
     Grey is repeated to three channels and palettes are resolved; alpha is dropped, leaving the
     colours under it. Raises UserError for a missing, empty, truncated, damaged or floating-point
     image, one of more than MAX_PIXELS, and what is not PNG, JPEG, BMP, TIFF or WebP whatever its
-    name. (A JPEG has no checksum: flipped bits inside it can pass unnoticed.)
+    name. (A JPEG has no checksum: flipped bits inside it can pass unnoticed. An animated PNG has
+    8 bits here.)
     """
-    with _open(path) as file:
-        size = _checked_size(file, path)
-        file.seek(0)
+    with open_file(path, MAX_BYTES) as file:
+        image = _identify(file, path)
+        size = image.height, image.width
         try:
-            data = np.fromfile(file, np.uint8)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    # imdecode refuses a truncated file; imread fills the rest of a truncated JPEG with grey.
-    try:
-        image = cv2.imdecode(still_png(data), _FLAGS)
-    except (cv2.error, ValueError):
-        image = None
+            if image.format == "PNG" and _is_animated(image):
+                if image.mode == "I;16":
+                    raise ValueError("frames of 16 bits")
+                file.seek(0)
+                pixels = np.array(Image.open(file).convert("RGB"))
+            else:
+                file.seek(0)
+                # imdecode refuses a truncated file; imread fills the rest of a truncated JPEG
+                # with grey.
+                pixels = cv2.imdecode(np.fromfile(file, np.uint8), _FLAGS)
+                pixels = None if pixels is None else cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        except Exception as error:
+            raise _unreadable(path, error) from error
     # Another size: the decoder has found another header than the one that was checked.
-    if image is None or image.shape[:2] != size:
+    if pixels is None or pixels.shape[:2] != size:
         raise UserError(f"{path}: {_DAMAGED}")
-    if image.dtype not in (np.uint8, np.uint16):
+    if pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(
-            f"{path}: expected 8- or 16-bit pixels, found {image.dtype}; convert it to PNG"
+            f"{path}: expected 8- or 16-bit pixels, found {pixels.dtype}; convert it to PNG"
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return pixels
+
+
+def read_uint8(path: Path) -> np.ndarray:
+    """`read_image(path)`, 16 bits rounded to 8."""
+    image = read_image(path)
+    return uint16_to_uint8(image) if image.dtype == np.uint16 else image
+
+
+def read_header(path: Path) -> Header:
+    """UserError as from `read_image`. While the file stays as it is, its header is read once."""
+    status = regular_file(path, MAX_BYTES)
+    return _read_header(Path(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2**17)
+def _read_header(path: Path, size: int, changed: int) -> Header:
+    with open_file(path, MAX_BYTES) as file:
+        image = _identify(file, path)
+        return Header((image.height, image.width), image.mode, image.format)
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
     """(H, W) of `read_image(path)`, from the header alone; UserError as there."""
-    with _open(path) as file:
-        return _checked_size(file, path)
+    return read_header(path).size
 
 
-def _open(path: Path) -> BinaryIO:
+def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
+    """Pillow's image, of which the header is read and nothing decoded."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path}: expected a file, found a folder, pipe or device; remove it")
-        if status.st_size > MAX_BYTES:
-            raise UserError(
-                f"{path}: {status.st_size / 1e9:.1f} GB, expected at most {MAX_BYTES / 1e9:.1f} "
-                "for an image; remove it"
-            )
-        return open(path, "rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _checked_size(file: BinaryIO, path: Path) -> tuple[int, int]:
-    """(H, W) by the header, before anything is allocated for the pixels."""
-    try:
-        height, width = header_size(file)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except ValueError as error:
-        empty = os.fstat(file.fileno()).st_size == 0
-        message = "an empty file; fetch this file again or remove it" if empty else _DAMAGED
-        raise UserError(f"{path}: {message}") from error
-    if not 0 < height * width <= MAX_PIXELS:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        reason = str(error).partition(",")[0]
         raise UserError(
-            f"{path}: {width}x{height} pixels by its header, expected 1 to {MAX_PIXELS}; scale it "
-            "down, or remove it if it is damaged"
-        )
-    return height, width
+            f"{path}: {reason} by its header; scale it down, or remove it if it is damaged"
+        ) from error
+    except Exception as error:  # its plug-ins raise nearly anything for a damaged file
+        raise _unreadable(path, error) from error
+    if image.format == "TIFF" and image.mode in ("I", "F"):
+        raise UserError(f"{path}: expected 8- or 16-bit pixels, found 32 bits; convert it to PNG")
+    return image
+
+
+def _is_animated(png: ImageFile.ImageFile) -> bool:
+    """Whether the PNG holds frames, on which OpenCV (5.0.0) crashes where they are damaged.
+
+    Reads to the end of the file; an error for a wrong checksum, of which libpng would print lines
+    without a name.
+    """
+    png.fp.seek(png.tile[0][2] - 8)
+    return png.is_animated or not {b"fcTL", b"fdAT"}.isdisjoint(png.png.verify())
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError) and error.errno:
+        return UserError(f"{path}: cannot be read ({error.strerror})")
+    if os.path.getsize(path) == 0:
+        return UserError(f"{path}: an empty file; fetch this file again or remove it")
+    return UserError(f"{path}: {_DAMAGED}")
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -131,18 +165,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     if not encoded:
         height, width, _ = image.shape
         raise UserError(f"{path}: {suffix} cannot hold {width}x{height} pixels; write .png")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data.tobytes())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another output folder"
-        ) from error
+    write_atomically(data.data, path, durable=False)
 
 
 def integer_to_float(image: np.ndarray | Tensor) -> Tensor:
@@ -168,61 +191,3 @@ def float_to_uint8(image: Tensor) -> np.ndarray:
 def uint16_to_uint8(image: np.ndarray) -> np.ndarray:
     """Any shape, full range to full range (65535 -> 255), rounded."""
     return ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def natural_key(path: Path) -> tuple:
-    """Sorting key for the paths of one folder: 2.png comes before 10.png."""
-    parts = re.split(r"([0-9]+)", path.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, linked ones included, in natural order.
-
-    Hidden ones (.name) and links that lead back to `folder`, to a folder or link on the way to it,
-    or above one of them, are left out.
-    """
-    folder = Path(folder)
-
-    def leads_back(link: Path) -> bool:
-        way, target = folder.absolute(), link.resolve()
-        return any(step.resolve().is_relative_to(target) for step in (way, *way.parents))
-
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.is_dir()
-        and not path.name.startswith(".")
-        and not (path.is_symlink() and leads_back(path))
-    ]
-    return sorted(found, key=natural_key)
-
-
-def folder_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
-    """The files directly in `folder` with these lower-case suffixes, natural order, none hidden."""
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
-    ]
-    return sorted(found, key=natural_key)
-
-
-def walk_files(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Iterator[Path]:
-    """`folder_files` of `folder` and of all its subfolders, in natural order."""
-    yield from folder_files(folder, suffixes)
-    for path in subfolders(folder):
-        yield from walk_files(path, suffixes)
-
-
-def list_images(folder: Path) -> list[Path]:
-    """All images below `folder`, folder by folder in natural order; UserError if none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; give the folder that holds the images")
-    images = list(walk_files(folder))
-    if not images:
-        raise UserError(
-            f"{folder}: holds no images; put images ({' '.join(IMAGE_SUFFIXES)}) into it"
-        )
-    return images

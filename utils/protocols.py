@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.folders import CleanTestSet, PairedTestSet
 from data.noise import NoiseModelDistribution, add_noise, known_correlation
+from data.test_sets import CleanTestSet, PairedTestSet
 from models.layers import NoiseSource
 from utils.errors import UserError
 from utils.noise_statistics import VARIANCE_FLOOR, noise_level_function

@@ -4,13 +4,11 @@ folder, signals that end a run after its step, and settings that a resumed run m
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import math
 import os
 import re
-import shutil
 import signal
 import socket
 import sys
@@ -22,16 +20,20 @@ from typing import Any, Self
 
 import ignite.distributed as idist
 import torch
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from utils.checkpoint import read_torch_file, write_atomically
+from utils.checkpoint import read_torch_file
 from utils.distributed import any_process, is_first
 from utils.errors import UserError
+from utils.files import write_atomically
 from utils.training import TrainingState
 
 NAME = re.compile(r"(?P<kind>checkpoint|best)-(?P<step>\d+)-(?P<digest>[0-9a-f]{16})\.pt")
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: SLURM's --signal
+STOPPING = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, "SIGUSR1"):  # SLURM's --signal; not on Windows
+    STOPPING.append(signal.SIGUSR1)
 
 
 class Checkpoints:
@@ -111,41 +113,36 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        temporary = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        write_atomically(source.read_bytes(), target)
 
 
 class RunLock:
     """Held while a run trains in `folder`. UserError if another process holds it.
 
-    The kernel lets go of it however the process ends, so no stale lock is ever left.
+    The system lets go of it however the process ends, so no stale lock is ever left.
     """
 
     def __init__(self, folder: Path) -> None:
+        holder = folder / ".lock.holder"  # on Windows a locked file cannot be read
+        self.lock = FileLock(folder / ".lock")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = open(folder / ".lock", "a+")  # noqa: SIM115 - as long as the run
+            self.lock.acquire(blocking=False)
+            holder.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        except Timeout:
+            name = holder.read_text() if holder.is_file() else "another process"
+            raise UserError(
+                f"{folder}: {name} is training in this folder; wait for it, or choose another "
+                "--run-dir"
+            ) from None
         except OSError as error:
             raise UserError(
                 f"{folder}: no folder to write a run into ({error.strerror}); choose another "
                 "--run-dir"
             ) from error
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.file.seek(0)
-            holder = self.file.read().strip() or "another process"
-            raise UserError(
-                f"{folder}: {holder} is training in this folder; wait for it, or choose another "
-                "--run-dir"
-            ) from None
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self.file.flush()
 
     def release(self) -> None:
-        self.file.close()
+        self.lock.release()
 
 
 class StopSignals:

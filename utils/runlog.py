@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 from utils.config import provenance
 from utils.distributed import is_first
 from utils.errors import UserError
+from utils.files import write_atomically
 
 
 class RunLog:
@@ -38,7 +39,8 @@ class RunLog:
         self.folder = folder
         self.start = time.monotonic()
         record = {"config": dataclasses.asdict(config), **provenance()}
-        (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+        text = json.dumps(record, indent=2, default=str) + "\n"
+        write_atomically(text.encode(), folder / "config.json")
         self.stats = open(folder / "stats.jsonl", "a", buffering=1)  # noqa: SIM115 - closed below
         self.board = SummaryWriter(str(folder / "tensorboard"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import bootstrap
 
-from data.folders import CleanTestSet
+from data.test_sets import CleanTestSet
 from utils.errors import UserError
 from utils.evaluation import Figures, mean_over_images
 

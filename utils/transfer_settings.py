@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.checkpoint import write_atomically
 from utils.errors import UserError
+from utils.files import write_atomically
 
 FILE = "transfer.json"
 MIN_REFERENCE = 16  # pixels a side; below it the encoder's last stage has too little to average

@@ -7,7 +7,7 @@ import skimage.data
 import skimage.registration
 
 from data.camera import camera_pair, noise_level
-from data.checks import (
+from data.doctor.measures import (
     displacement,
     duplicates,
     flat_noise_levels,
@@ -19,7 +19,7 @@ from data.checks import (
     perceptual_hash,
     thumbnail,
 )
-from data.verdicts import JPEG_ABOVE, SHIFT_GAIN, STRENGTH_OFF, expected_strengths
+from data.doctor.verdicts import JPEG_ABOVE, SHIFT_GAIN, STRENGTH_OFF, expected_strengths
 
 LUMA = (0.299, 0.587, 0.114)
 

@@ -1,17 +1,15 @@
-"""What the doctor measures on images: pure functions of arrays, and the finding they lead to.
+"""What the doctor measures on images: pure functions of arrays.
 
 Images are (H, W, 3) uint8 RGB. Of an image above SIDE pixels a side the central SIDE x SIDE are
 measured: a full photograph of SIDD-Medium would take 15 times as long and say the same.
 
-The figures quoted beside the thresholds here and in `data.verdicts` were measured on 302 real
+The figures quoted beside the thresholds here and in `verdicts` were measured on 302 real
 pairs: all 160 scenes of SIDD-Small (resized to 256), 12 native crops of SIDD, 30 pairs of RENOIR
 and 100 of PolyU (JPEG). "Worst good" is the pair of these nearest to a threshold.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,21 +31,6 @@ MIN_COUNT = 5000
 
 _DCT = dct(np.eye(8, dtype=np.float32), axis=0, norm="ortho")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # JPEG's
-
-
-@dataclass(frozen=True)
-class Finding:
-    """error: a run stops or learns from wrong data; warning: likely so; note: good to know."""
-
-    severity: Literal["error", "warning", "note"]
-    check: str
-    path: Path
-    message: str  # what is wrong
-    action: str = ""  # what to do
-
-    def __str__(self) -> str:
-        line = f"{self.severity}: {self.path}: {self.message}"
-        return f"{line}; {self.action}" if self.action else line
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import theilslopes
 
-from data.checks import Finding, PairStats, noise_strengths
+from data.doctor.measures import PairStats, noise_strengths
+from data.folders import Finding
 from data.sidd import Scene
 
 # `noisier_side`: 1 in theory. Worst good 0.49 (PolyU, whose JPEG takes noise off flat areas; 0.74

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 
-from data.checks import Finding
+from data.folders import Finding
 
 SHOWN = 8  # findings of one kind in one data set; the rest in --json
 SEVERITIES = ("error", "warning", "note")

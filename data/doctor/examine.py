@@ -1,58 +1,31 @@
-"""Are the data sets what they should be? A check before a day of training is spent on them.
+"""Every file of the data sets is decoded on all cores, each pair measured and judged."""
 
-    python -m data.doctor                                # train_images/ and test_images/
-    python -m data.doctor --quick                        # names, counts, headers: a second
-    python -m data.doctor --sidd PATH --div2k PATH --test PATH --json findings.json
-
-Exit status: 0 nothing but notes, 1 warnings or errors, 2 unusable arguments. Every file is decoded
-on all cores, pairs are measured (`data.checks`) and judged (`data.verdicts`).
-"""
-
-import json
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from data.checks import Finding, duplicates, is_gray, measure_pair, thumbnail
-from data.headers import header_findings, read_header
-from data.report import SEVERITIES, Report, format_report
+from data.doctor.listing import (
+    count_findings,
+    file_findings,
+    header_findings,
+    instance_findings,
+)
+from data.doctor.measures import duplicates, is_gray, measure_pair, thumbnail
+from data.doctor.report import SEVERITIES, Report
+from data.doctor.verdicts import MeasuredPair, iso_findings, pair_findings, summary
+from data.folders import DataSet, Finding, Survey, survey
+from data.prefetch import look_ahead
 from data.sidd import SCENE_PATTERN, parse_scene
-from data.survey import DataSet, survey
-from data.verdicts import MeasuredPair, iso_findings, pair_findings, summary
-from utils.config import parse
-from utils.errors import UserError, exit_on_user_error, require
-from utils.images import read_image, uint16_to_uint8
+from utils.errors import UserError
+from utils.images import read_header, read_uint8
 
-TRAIN, TEST = Path("train_images"), Path("test_images")
 SAMPLED = 8  # files a set that the quick check decodes,
 SAMPLED_PIXELS = 40e6  # up to about a second of them
-
-
-@dataclass(frozen=True)
-class Config:
-    """Check data sets: layout, counts, pairs, noise, duplicates; by default all that are there."""
-
-    sidd: Path | None = None
-    """SIDD-Medium or SIDD-Small."""
-    div2k: Path | None = None
-    """DIV2K's training images."""
-    pairs: tuple[Path, ...] = ()
-    """Other folders of noisy/clean training pairs."""
-    photos: tuple[Path, ...] = ()
-    """Other folders of clean training photographs."""
-    test: Path | None = None
-    """Test sets."""
-    quick: bool = False
-    """Names, counts, headers and a few files of each set; a second or two."""
-    json: Path | None = None
-    """Write data sets, statistics and findings there as well."""
+UNDECODED = ("size", "empty", "unreadable")  # nothing is to be gained from such a file's pixels
 
 
 @dataclass(frozen=True)
@@ -71,34 +44,12 @@ class _Result:
     paths: tuple[Path, ...] = ()
 
 
-def main(argv: list[str] | None = None) -> int:
-    c = parse(Config, argv)
-    training = [(path, "pairs") for path in (c.sidd, *c.pairs) if path]
-    training += [(path, "photographs") for path in (c.div2k, *c.photos) if path]
-    test = [c.test] if c.test else []
-    if not training and not test:
-        training = [(TRAIN, "")] if TRAIN.is_dir() else []
-        test = [TEST] if TEST.is_dir() else []
-        require(bool(training or test), f"{TRAIN}, {TEST}: neither is there; name data, see --help")
-    for path in [path for path, _ in training] + test:
-        require(path.is_dir(), f"{path}: no such folder; check the command line")
-    published = {path: n for path, n in ((c.sidd, None), (c.div2k, 800)) if path}
-    report = examine(training, test, quick=c.quick, published=published)
-    print("\n".join(format_report(report)))
-    if c.json:
-        try:
-            c.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{c.json}: cannot be written ({error.strerror or error})") from error
-    return report.status
-
-
-def quick_check(*roots: Path) -> list[Finding]:
-    """Layout, names, counts, headers and a few files of each data set below the folders `roots`.
+def quick_check(*found: Survey) -> list[Finding]:
+    """Names, counts, headers and a few files of each data set that was found.
 
     For the start of a training run: a second or two for SIDD-Medium. str(finding) is one line.
     """
-    return examine([(Path(root), "") for root in roots], [], quick=True).findings
+    return _examine([(each, "", "training") for each in found], quick=True, published={}).findings
 
 
 def examine(
@@ -113,20 +64,34 @@ def examine(
     published: of these folders the published number is expected, whatever they are called; None
     for SIDD's, 320 with two pairs a scene and 160 with one.
     """
+    roots = [(path, must, "training") for path, must in training]
+    roots += [(path, "", "test") for path in test]
+    found = ((survey(path), must, role) for path, must, role in roots)
+    return _examine(found, quick, published or {})
+
+
+def _examine(
+    surveys: Iterable[tuple[Survey, str, str]], quick: bool, published: dict[Path, int | None]
+) -> Report:
     report = Report()
     seen: dict[str, list[_Result]] = {"training": [], "test": []}
-    roots = [(path, must, "training") for path, must in training]
-    for root, must, role in roots + [(path, "", "test") for path in test]:
-        sets, findings = survey(root)
-        report.findings += findings
-        if must and sets and not any(bool(s.photos) != (must == "pairs") for s in sets):
+    for found, must, role in surveys:
+        root, sets = found.root.path, [s for s in found.sets if len(s)]
+        report.findings += [f for s in found.sets for f in s.findings]
+        if not sets:
+            action = "see the README for the layouts"
+            report.findings.append(Finding("error", "layout", root, "no data set", action))
+        elif must and not any(bool(s.photos) != (must == "pairs") for s in sets):
             action = "check the command line"
             report.findings.append(Finding("error", "layout", root, f"holds no {must}", action))
-        if root in (published or {}):
+        report.findings += file_findings(found)
+        for data_set in sets:
+            report.findings += [*count_findings(data_set), *instance_findings(data_set)]
+        if root in published:
             report.findings += _short_of(root, sets, published[root])
         for data_set in sets:
             report.findings += header_findings(data_set)
-            bad = {f.path for f in report.findings if f.check in ("size", "empty", "broken link")}
+            bad = {f.path for f in report.findings if f.check in UNDECODED}
             items = [item for item in _items(data_set) if not bad & set(item.paths)]
             entry = {
                 "name": data_set.name,
@@ -176,12 +141,7 @@ def _items(data_set: DataSet) -> list[_Item]:
         ]
     groups = [(pair.clean, pair.noisy) for pair in data_set.pairs]
     groups += [(photo,) for photo in data_set.photos]
-    return [_Item(paths, lambda paths=paths: tuple(_read(p) for p in paths)) for paths in groups]
-
-
-def _read(path: Path) -> np.ndarray:
-    image = read_image(path)
-    return uint16_to_uint8(image) if image.dtype == np.uint16 else image
+    return [_Item(paths, lambda paths=paths: tuple(map(read_uint8, paths))) for paths in groups]
 
 
 def _cores() -> int:
@@ -189,16 +149,15 @@ def _cores() -> int:
 
 
 def _measured(name: str, items: list[_Item]) -> Iterator[_Result]:
-    with ThreadPoolExecutor(_cores()) as pool:
-        results = pool.map(_measure, items)
-        yield from tqdm(results, desc=name, total=len(items), unit="img", delay=2, leave=False)
+    results = look_ahead(_measure, items, _cores())
+    yield from tqdm(results, desc=name, total=len(items), unit="img", delay=2, leave=False)
 
 
 def _measure(item: _Item) -> _Result:
     try:
         images = item.load()
     except UserError as error:
-        return _Result([_unreadable(error, item.paths)])
+        return _Result([Finding.unreadable(error, *item.paths)])
     thumbs = tuple(thumbnail(image) for image in images)
     gray = [path for path, image in zip(item.paths, images, strict=True) if is_gray(image)]
     findings, pair = [], None
@@ -206,7 +165,8 @@ def _measure(item: _Item) -> _Result:
         findings = [
             Finding("warning", "grey", path, "its three channels are equal", "restore its colours")
             for path in gray
-            if (header := read_header(path)) and header.mode not in ("L", "LA", "1", "I;16", "I")
+            if path.is_file()  # not a block
+            and read_header(path).mode not in ("L", "LA", "1", "I;16", "I")
         ]
         clean, noisy = images
         if np.array_equal(clean, noisy):
@@ -218,29 +178,19 @@ def _measure(item: _Item) -> _Result:
     return _Result(findings, pair, thumbs, item.paths)
 
 
-def _unreadable(error: UserError, paths: tuple[Path, ...]) -> Finding:
-    text = str(error)
-    for path in paths:
-        if text.startswith(f"{path}: "):
-            message, _, action = text.removeprefix(f"{path}: ").partition("; ")
-            return Finding("error", "unreadable", path, message, action)
-    return Finding("error", "unreadable", paths[0], text)
-
-
 def _decode_some(data_set: DataSet, items: list[_Item]) -> Iterator[Finding]:
     if data_set.mats:  # their shapes have been read; the arrays take seconds
         return
     pixels = 0.0
     step = max(len(items) // SAMPLED, 1)
     for item in items[::step][:SAMPLED]:
-        header = read_header(item.paths[0])
-        pixels += float(np.prod(header.size)) * len(item.paths) if header else 0.0
+        pixels += float(np.prod(read_header(item.paths[0]).size)) * len(item.paths)
         if pixels > SAMPLED_PIXELS:
             return
         try:
             item.load()
         except UserError as error:
-            yield _unreadable(error, item.paths)
+            yield Finding.unreadable(error, *item.paths)
 
 
 def _scenes(pairs: list[MeasuredPair]) -> list[tuple]:
@@ -272,12 +222,3 @@ def _duplicate_findings(training: list[_Result], test: list[_Result]) -> Iterato
         message = f"shows the same picture as {test[i].paths[0]}"
         action = "remove one, or the picture counts twice"
         yield Finding("warning", "duplicate", test[j].paths[-1], message, action)
-
-
-def _run() -> None:
-    torch.set_num_threads(1)  # the pool's threads are as many as there are cores
-    sys.exit(main())
-
-
-if __name__ == "__main__":
-    exit_on_user_error(_run)
