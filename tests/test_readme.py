@@ -8,24 +8,24 @@ from pathlib import Path
 
 import pytest
 
-import supp_tbl
 import train_denoiser
 import train_denoiser_synthetic
 import train_noiseTransfer
 from benchmarks import ablate
+from evaluation import denoising_tables, noise_tables
 from utils.checkpoint import sha256
 
 ROOT = Path(__file__).parent.parent
 TABLE_COLUMNS = {
-    "noise": supp_tbl.NOISE_COLUMNS,
-    "known": supp_tbl.KNOWN_COLUMNS,
-    "cross_scene": supp_tbl.SCENE_COLUMNS,
-    "denoising": supp_tbl.DENOISING_COLUMNS,
-    "synthetic": supp_tbl.SYNTHETIC_COLUMNS,
-    "noise_real": supp_tbl.NOISE_COLUMNS,
-    "known_real": supp_tbl.KNOWN_COLUMNS,
-    "denoising_real": supp_tbl.DENOISING_COLUMNS,
-    "synthetic_real": supp_tbl.SYNTHETIC_COLUMNS,
+    "noise": noise_tables.NOISE_COLUMNS,
+    "known": noise_tables.KNOWN_COLUMNS,
+    "cross_scene": noise_tables.SCENE_COLUMNS,
+    "denoising": denoising_tables.DENOISING_COLUMNS,
+    "synthetic": denoising_tables.SYNTHETIC_COLUMNS,
+    "noise_real": noise_tables.NOISE_COLUMNS,
+    "known_real": noise_tables.KNOWN_COLUMNS,
+    "denoising_real": denoising_tables.DENOISING_COLUMNS,
+    "synthetic_real": denoising_tables.SYNTHETIC_COLUMNS,
     "ablations": ablate.COLUMNS,
 }
 
