@@ -23,10 +23,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from models.denoisers import DnCNN, RIDNet, UNet
+from models.denoisers import DnCNN, RIDNet, UNet, denoiser_from_checkpoint
 from utils.config import choose_device, parse
 from utils.errors import UserError, exit_on_user_error
-from utils.evaluation import denoiser_from_checkpoint
 from utils.folder_jobs import load, plan, report
 from utils.images import float_to_uint8, write_image
 

@@ -32,14 +32,16 @@ from data.training import (
     named_pairs,
     open_real_items,
 )
+from evaluation.baselines import BASELINES
+from evaluation.batches import evaluation_mode
+from evaluation.measure import evaluate_denoiser, mean_over_images
+from evaluation.protocols import Transfer
 from models import NoiseTransfer, build_denoiser
-from models.baselines import BASELINES
 from models.generator import normal_noise
 from models.layers import NoiseSource
 from utils.config import check_training, parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error, require
-from utils.evaluation import Transfer, evaluate_denoiser, evaluation_mode, mean_over_images
 from utils.precision import Precision, autocast, set_float32_precision
 from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog
@@ -181,8 +183,7 @@ def open_transfer(c: DenoiserConfig, device: torch.device) -> Transfer:
         return NoiseTransfer.from_checkpoint(c.nt, device)
     if c.noise == "real":  # the reference is the patch's own noisy one
         return lambda clean, reference, noise: reference
-    title = {"gaussian": "white Gaussian, blind", "poisson-gaussian": "Poisson-Gaussian, blind"}
-    return BASELINES[title[c.noise]]
+    return BASELINES[c.noise]
 
 
 def weights_file(c: DenoiserConfig) -> str:

@@ -25,6 +25,7 @@ from data.noise import NoiseModelDistribution, add_noise
 from data.prefetch import Prefetcher
 from data.test_sets import CleanTestSet
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
+from evaluation.measure import evaluate_denoiser, mean_over_images
 from models.generator import normal_noise
 from train_denoiser import DEBUG as REAL_DEBUG
 from train_denoiser import (
@@ -41,7 +42,6 @@ from train_denoiser import (
 from utils.config import parse, print_config
 from utils.distributed import is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error
-from utils.evaluation import evaluate_denoiser, mean_over_images
 from utils.precision import set_float32_precision
 from utils.resume import TrainingRun, saved_settings
 from utils.runlog import RunLog

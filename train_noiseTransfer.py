@@ -38,6 +38,7 @@ from data.training import (
     open_photos,
     open_real_items,
 )
+from evaluation.measure import evaluate_transfer, mean_over_images
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise, normal_noise
 from models.layers import (
@@ -74,7 +75,6 @@ from utils.distributed import (
     local_batch,
 )
 from utils.errors import exit_on_user_error, require
-from utils.evaluation import evaluate_transfer, mean_over_images
 from utils.metrics import akld, ks
 from utils.precision import Precision, autocast, forward_dtype, set_float32_precision
 from utils.resume import TrainingRun, saved_settings

@@ -28,10 +28,10 @@ from zlib import crc32
 import torch
 from tqdm import tqdm
 
+from models.generator import per_image_noise
 from models.noise_transfer import MIN_REFERENCE, NoiseTransfer
 from utils.config import choose_device, parse
 from utils.errors import UserError, exit_on_user_error
-from utils.evaluation import per_image_noise
 from utils.folder_jobs import load, plan, report
 from utils.images import float_to_uint8, write_image
 from utils.seeding import derived_seed

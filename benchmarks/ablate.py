@@ -18,13 +18,13 @@ from typing import Literal
 import train_noiseTransfer
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets
+from evaluation.measure import evaluate_transfer
+from evaluation.protocols import has_cross_references
+from evaluation.tables import Column, Table
 from models.noise_transfer import NoiseTransfer
 from train_noiseTransfer import ABLATIONS
 from utils.config import choose_device, parse, provenance
 from utils.errors import UserError, exit_on_user_error, require
-from utils.evaluation import evaluate_transfer
-from utils.protocols import has_cross_references
-from utils.tables import Column, Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,20 +23,15 @@ from benchmarks.report import Row, Timing, compare, print_machine, print_table, 
 from data.noise import NoiseModelDistribution, add_noise
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets
+from evaluation.batches import MIN_SIDE, full_float32
+from evaluation.measure import evaluate_denoiser, evaluate_transfer
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
-from models.generator import normal_noise
+from models.denoisers import denoiser_from_checkpoint
+from models.generator import normal_noise, per_image_noise
 from tests import oracle
 from utils import metrics
 from utils.config import choose_device, parse
 from utils.errors import exit_on_user_error, require
-from utils.evaluation import (
-    MIN_SIDE,
-    denoiser_from_checkpoint,
-    evaluate_denoiser,
-    evaluate_transfer,
-    full_float32,
-    per_image_noise,
-)
 from utils.noise_statistics import neighbour_correlation
 from utils.seeding import randomness
 

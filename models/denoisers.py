@@ -6,15 +6,14 @@ its input (DnCNN: the noise, subtracted), so a network whose last layer is zero 
 Equations: docs/method.md 5.
 """
 
-from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.baselines import blind_sigma
+from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
 
 
@@ -33,6 +32,21 @@ def build_denoiser(name: str, width: int = 64) -> nn.Module:
     if name == "unet":
         return UNet(width)
     raise UserError(f"denoiser {name!r}: expected ridnet, dncnn or unet; choose one of the three")
+
+
+def denoiser_from_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> nn.Module:
+    """The denoiser of a `*_g.pt` file, in evaluation mode; kind and width are read off its keys."""
+    state = load_state(path)
+    for name, first in (
+        ("ridnet", "head.weight"),
+        ("dncnn", "body.0.weight"),
+        ("unet", "enc.0.0.weight"),
+    ):
+        if first in state:
+            denoiser = build_denoiser(name, width=state[first].shape[0])
+            load_weights(denoiser, path)
+            return denoiser.eval().requires_grad_(False).to(device)
+    raise UserError(f"{path}: not the weights of ridnet, dncnn or unet; which file is it?")
 
 
 def conv3(c_in: int, c_out: int, dilation: int = 1) -> nn.Conv2d:
@@ -205,24 +219,3 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
         return x
     mode = "reflect" if pad_h < h and pad_w < w else "replicate"
     return F.pad(x, (0, pad_w, 0, pad_h), mode=mode)
-
-
-def require_bm3d() -> Callable:
-    """The package's function for colour images; UserError where it is not installed."""
-    try:
-        from bm3d import bm3d_rgb
-    except ImportError as error:
-        raise UserError("BM3D: the package bm3d is missing; pip install bm3d") from error
-    return bm3d_rgb
-
-
-def bm3d(noisy: Tensor) -> Tensor:
-    """BM3D (Dabov et al. 2007, DOI 10.1109/TIP.2007.901238) of (B, 3, H, W) in [0, 1].
-
-    By its authors' package, free for research alone and hence no requirement. It expects white
-    noise of one strength, and is told `blind_sigma`.
-    """
-    bm3d_rgb = require_bm3d()
-    images = noisy.double().permute(0, 2, 3, 1).cpu().numpy()
-    denoised = [bm3d_rgb(image, blind_sigma(image)) for image in images]
-    return torch.from_numpy(np.stack(denoised)).permute(0, 3, 1, 2).to(noisy)

@@ -3,6 +3,8 @@
 Paper, Sec. 3.2.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,20 @@ def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
 def no_noise(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
     """Maps of zeros: what is generated is then a function of clean image and reference alone."""
     return torch.zeros(shape, device=device)
+
+
+def per_image_noise(seeds: Sequence[int]) -> NoiseSource:
+    """Standard normal maps, each image's from a generator of its own, the same on every device."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+        # From pinned memory the copy is queued: the CPU draws on while a GPU computes.
+        maps = torch.empty(shape, pin_memory=device.type == "cuda")
+        for one, generator in zip(maps, generators, strict=True):
+            one.normal_(generator=generator)
+        return maps.to(device, non_blocking=True)
+
+    return draw
 
 
 class SFTBlock(CompilableBlock):

@@ -361,7 +361,8 @@ SCRIPTS = [
                     denoised(f, "--input", str(f / "b.png")))[-1], r"skipped: .*b\.png" + BOMB),
 
     Case("tables: a generator's folder without weights", lambda f: tables(f),
-         r"--nt .*NT: no .*NT/VUNet\.pt; train it .*, or leave out the noise, cross_scene and known tables"),
+         r"--nt .*NT: no .*NT/VUNet\.pt; train it .*, or leave out the noise, cross_scene and "
+         r"known tables"),
     Case("tables: a denoiser's folder without weights",
          lambda f: tables(f, "--tables", "denoising"),
          r"--sidd .*sidd: no .*ridnet_g\.pt; train it .*, or leave out the denoising table"),

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import data.cross_scene
 import models.encoder
 import models.generator
+from data.sample import Area
+from evaluation.image_sets import KnownNoise
+from tests.tiny_evaluation import write_networks, write_test_images
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -35,6 +39,32 @@ def shallow() -> Iterator[None]:
         for module in (models.encoder, models.generator):
             patch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
         yield
+
+
+@pytest.fixture(scope="module")
+def quick(shallow: None) -> Iterator[None]:
+    """Tables of one flat image and of two pairs of scenes, of 32x32: as many rows, fewer images."""
+
+    def small(area: Area) -> Area:
+        return area._replace(height=32, width=32)
+
+    pairs = [
+        p._replace(reference=small(p.reference), target=small(p.target))
+        for p in data.cross_scene.PAIRS[:2]
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data.cross_scene, "PAIRS", pairs)
+        patch.setattr(KnownNoise, "FLAT", (0.5,))
+        yield
+
+
+@pytest.fixture
+def here(quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with random networks in ckpts/ and images in test_images/."""
+    monkeypatch.chdir(tmp_path)
+    write_networks(tmp_path / "ckpts")
+    write_test_images(tmp_path / "test_images")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

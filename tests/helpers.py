@@ -44,3 +44,9 @@ class Items:
 
     def clean_patches(self, n: int, rng: object, size: int | None = None) -> Tensor:
         return torch.full((n, 3, size or 16, size or 16), 0.25)
+
+
+def unit_rows(count: int) -> np.ndarray:
+    """(count, 16), as embeddings are."""
+    x = np.random.default_rng(0).normal(size=(count, 16)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)

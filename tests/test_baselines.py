@@ -9,9 +9,10 @@ from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from data.camera import NOISE_LEVEL, camera_pair, noise_level
-from models.baselines import BASELINES, blind_noise_level, blind_sigma, nearest_camera_level
+from evaluation.baselines import BASELINES, nearest_camera_level
+from evaluation.blind_noise_level import blind_noise_level, blind_sigma
+from models.generator import per_image_noise
 from tests.helpers import images
-from utils.evaluation import per_image_noise
 from utils.noise_statistics import neighbour_correlation
 
 WHITE, POISSON, CAMERA, WHITE_ORACLE, POISSON_ORACLE = BASELINES

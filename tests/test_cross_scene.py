@@ -6,7 +6,7 @@ import torch
 from data.camera import NOISE_LEVEL
 from data.cross_scene import DIM, PAIRS, CrossSceneTestSet
 from data.sample import TEST_CAMERA, TEST_PHOTOS
-from utils.evaluation import evaluate_floor, evaluate_transfer, scene_figures
+from evaluation.measure import evaluate_floor, evaluate_transfer, scene_scores
 
 SE = (8 / (3 * 256 * 256)) ** 0.5
 
@@ -61,8 +61,8 @@ def test_everything_depends_on_the_seed_alone(scenes: CrossSceneTestSet) -> None
         assert not torch.equal(scenes[i][1], other[i][1])
 
 
-def test_figures_of_a_model_that_hands_out_what_it_is_given(scenes: CrossSceneTestSet) -> None:
-    """It gets the reference of the pair, and its figures are those of that image by hand; another
+def test_scores_of_a_model_that_hands_out_what_it_is_given(scenes: CrossSceneTestSet) -> None:
+    """It gets the reference of the pair, and its scores are those of that image by hand; another
     shot is the floor, better than it in all."""
     given = []
 
@@ -70,7 +70,7 @@ def test_figures_of_a_model_that_hands_out_what_it_is_given(scenes: CrossSceneTe
         given.append(reference)
         return reference
 
-    how = dict(limit=2, measures=scene_figures, batch_size=1, workers=1, progress=False)
+    how = dict(limit=2, measures=scene_scores, batch_size=1, workers=1, progress=False)
     copied = evaluate_transfer(copy, scenes, reference=scenes.references, **how)
     floor = evaluate_floor(scenes, **how)
     for i in range(2):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
+from evaluation.blind_noise_level import blind_sigma
+from evaluation.denoising_tables import denoiser_of
 from models import NoiseEncoder, NoiseGenerator
-from models.baselines import blind_sigma
 from models.generator import normal_noise
-from supp_tbl import denoiser_titles
 from tests.helpers import Items
 from tests.test_training_step import Spy
 from utils.checkpoint import load_state
@@ -136,18 +136,9 @@ def test_one_step_from_the_command_line(
     assert all(x.isfinite().all() for x in load_state(run / FILES[noise]).values())
 
 
-def test_titles_in_the_tables() -> None:
-    titles = {noise: denoiser_titles(Path("ckpts/sidd") / file) for noise, file in FILES.items()}
-    assert titles == {
-        "noisetransfer": ("ridnet", "NoiseTransfer"),
-        "gaussian": ("ridnet", "white Gaussian, blind"),
-        "poisson-gaussian": ("ridnet", "Poisson-Gaussian, blind"),
-        "real": ("ridnet", "real pairs"),
-    }
-
-
 @pytest.mark.parametrize("denoiser", ["ridnet", "dncnn", "unet"])
 @pytest.mark.parametrize("noise", NOISES)
 def test_file_names(denoiser: str, noise: str) -> None:
     c = dataclasses.replace(REAL.Config(), denoiser=denoiser, noise=noise)
     assert REAL.weights_file(c) == FILES[noise].replace("ridnet", denoiser)
+    assert denoiser_of(Path("ckpts/sidd") / REAL.weights_file(c)) == (denoiser, noise)

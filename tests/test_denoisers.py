@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.denoisers import UNet, build_denoiser, pad_to_multiple
+from models.denoisers import UNet, build_denoiser, denoiser_from_checkpoint, pad_to_multiple
+from models.generator import NoiseGenerator
 from tests.golden import recipe
 from utils.errors import UserError
 
@@ -187,3 +188,29 @@ def test_dncnn_he_initialisation():
 def test_unknown_name():
     with pytest.raises(UserError, match=r"'bm3d'.*ridnet.*dncnn.*unet"):
         build_denoiser("bm3d")
+
+
+# ---- from files
+
+
+@pytest.mark.parametrize("name", ["ridnet", "dncnn", "unet"])
+def test_denoiser_from_checkpoint(name: str, tmp_path):
+    denoiser = build_denoiser(name, width=6).eval()
+    path = tmp_path / "any_g.pt"
+    torch.save({f"module.{k}": v for k, v in denoiser.state_dict().items()}, path)
+    loaded = denoiser_from_checkpoint(path)
+    x = torch.rand(1, 3, 17, 20)
+    assert not loaded.training
+    assert torch.equal(loaded(x), denoiser(x))
+
+
+def test_denoiser_from_checkpoint_refuses_other_networks(tmp_path):
+    path = tmp_path / "ridnet_g.pt"
+    torch.save(NoiseGenerator(4, 8).state_dict(), path)
+    with pytest.raises(UserError, match=r"ridnet_g.pt: not the weights of ridnet, dncnn or unet"):
+        denoiser_from_checkpoint(path)
+    state = build_denoiser("ridnet", width=6).state_dict()
+    del state["tail.bias"]
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"ridnet_g.pt: .*RIDNet.* lacks tail.bias"):
+        denoiser_from_checkpoint(path)

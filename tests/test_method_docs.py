@@ -10,7 +10,11 @@ import train_noiseTransfer as script
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/method.md").read_text()
-CODE = [f for folder in (".", "models", "data", "utils") for f in (ROOT / folder).glob("*.py")]
+CODE = [
+    f
+    for folder in (".", "evaluation", "models", "data", "utils")
+    for f in (ROOT / folder).glob("*.py")
+]
 CITED = re.compile(r"\bEq\. (\d+\.\d+)")
 DEFINED = re.compile(r"\\text\{Eq\. (\d+\.\d+)\}")
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models.generator import per_image_noise
 from models.noise_transfer import KeyQueue, momentum_update, spread_patches
 from tests.golden import recipe
 from tests.helpers import images
 from utils.errors import UserError
-from utils.evaluation import per_image_noise
 from utils.transfer_settings import FILE, TransferSettings
 
 

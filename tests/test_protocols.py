@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from data.test_sets import PairedTestSet, find_test_sets
-from tests.test_akld_floor import SHAPE, SOFT, WHITE, akld_expected, soft_noise, variance_moments
-from tests.test_noise_metrics import noise_of
-from tests.test_sidd import image, save_mat, write_scene
-from utils.errors import UserError
-from utils.images import write_image
-from utils.metrics import akld
-from utils.protocols import (
+from evaluation.protocols import (
     FLOOR_SHIFT,
     OTHER_HALF,
     floor_pair,
@@ -27,6 +21,12 @@ from utils.protocols import (
     reference_indices,
     transfer_between_halves,
 )
+from tests.test_akld_floor import SHAPE, SOFT, WHITE, akld_expected, soft_noise, variance_moments
+from tests.test_noise_metrics import noise_of
+from tests.test_sidd import image, save_mat, write_scene
+from utils.errors import UserError
+from utils.images import write_image
+from utils.metrics import akld
 
 # -------------------------------------------------------------------------- references by protocol
 

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.test_known_noise import Photos
-from utils.errors import UserError
-from utils.tables import (
+from evaluation.tables import (
     Column,
     Table,
     as_latex,
@@ -20,6 +18,8 @@ from utils.tables import (
     latex_escaped,
     mean_interval,
 )
+from tests.test_image_sets import Photos
+from utils.errors import UserError
 
 NAN = float("nan")
 COLUMNS = (

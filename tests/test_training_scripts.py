@@ -21,11 +21,11 @@ import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
 import train_noiseTransfer as NT
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models.denoisers import denoiser_from_checkpoint
 from models.layers import SpectralWeight
 from tests.helpers import Items, equal_states, images
 from utils.checkpoint import load_state
 from utils.errors import UserError
-from utils.evaluation import denoiser_from_checkpoint
 from utils.resume import Checkpoints, TrainingRun
 
 pytestmark = pytest.mark.usefixtures("shallow")

@@ -12,10 +12,10 @@ from PIL import Image
 
 import transfer_noise
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models.generator import per_image_noise
 from tests.helpers import read_png
 from utils import folder_jobs
 from utils.errors import UserError
-from utils.evaluation import per_image_noise
 from utils.seeding import derived_seed
 
 LOAD = functools.cache(NoiseTransfer.from_checkpoint)  # a second or two each time

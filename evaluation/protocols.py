@@ -7,21 +7,23 @@
 | cross | a noisy image of another kind | does the reference matter? Must be worse. |
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.noise import NoiseModelDistribution, add_noise, known_correlation
-from data.test_sets import CleanTestSet, PairedTestSet
+from evaluation.image_sets import ImagePairs
 from models.layers import NoiseSource
 from utils.errors import UserError
 from utils.noise_statistics import VARIANCE_FLOOR, noise_level_function
-from utils.seeding import derived_seed, randomness
+from utils.seeding import derived_seed
 
-Protocol = Literal["paired", "unpaired", "cross"]
+ReferenceProtocol = Literal["paired", "unpaired", "cross"]
+
+Transfer = Callable[[Tensor, Tensor, NoiseSource], Tensor]
+"""transfer(clean, reference, noise) -> noisy; all (B, 3, H, W) in [0, 1]; a NoiseTransfer, say."""
 
 OTHER_HALF = -1
 
@@ -30,77 +32,8 @@ OTHER_HALF = -1
 FLOOR_SHIFT = 8
 
 
-class KnownNoise:
-    """Clean images with synthetic noise of known parameters, as a test set of pairs.
-
-    Image i is the clean image i // M under model i % M of the M in `models`, title -> fixed
-    setting; its kind is that title. correlations: title -> what the noise of neighbours correlates
-    by (`known_correlation`); the others' is white. At most `limit` clean images, of each its middle
-    of at most `side` pixels a side; before them come three uniform ones of 128x128 pixels.
-    """
-
-    FLAT = (0.25, 0.5, 0.75)
-
-    def __init__(
-        self,
-        clean: CleanTestSet,
-        models: Mapping[str, NoiseModelDistribution],
-        limit: int,
-        side: int = 256,
-        seed: int = 0,
-        correlations: Mapping[str, float] | None = None,
-    ) -> None:
-        self.clean, self.models, self.side, self.seed = clean, models, side, seed
-        self.correlations = {k: known_correlation(r) for k, r in (correlations or {}).items()}
-        self.name, self.title = clean.name, clean.title
-        self.count = min(limit, len(clean))
-
-    def __len__(self) -> int:
-        return (len(self.FLAT) + self.count) * len(self.models)
-
-    def clean_image(self, i: int) -> Tensor:
-        k = i // len(self.models)
-        if k < len(self.FLAT):
-            return torch.full((3, 128, 128), self.FLAT[k])
-        return middle(self.clean[k - len(self.FLAT)], self.side)
-
-    def is_flat(self, i: int) -> bool:
-        return i // len(self.models) < len(self.FLAT)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        clean = self.clean_image(i)
-        rng = randomness(self.seed, i)
-        model = self.models[self.kind(i)].draw(1, rng.choices)
-        correlation = self.correlations.get(self.kind(i))
-        return clean, add_noise(clean[None], model, rng.pixels, correlation)[0]
-
-    def kind(self, i: int) -> str:
-        return list(self.models)[i % len(self.models)]
-
-    def second_shot(self, i: int) -> None:
-        return None
-
-    def size(self, i: int) -> tuple[int, int]:
-        if self.is_flat(i):
-            return 128, 128
-        height, width = self.clean.size(i // len(self.models) - len(self.FLAT))
-        return min(height, self.side), min(width, self.side)
-
-    def image_name(self, i: int) -> str:
-        k = i // len(self.models)
-        if self.is_flat(i):
-            return f"flat_{self.FLAT[k]}"
-        return self.clean.image_name(k - len(self.FLAT))
-
-
-def middle(image: Tensor, side: int) -> Tensor:
-    """(..., H, W) -> its middle of at most `side` pixels a side."""
-    top, left = (max(n - side, 0) // 2 for n in image.shape[-2:])
-    return image[..., top : top + side, left : left + side]
-
-
 def reference_indices(
-    test_set: PairedTestSet, count: int, protocol: Protocol, seed: int
+    test_set: ImagePairs, count: int, protocol: ReferenceProtocol, seed: int
 ) -> list[int]:
     """Which image's noisy side each of the first `count` images takes as its reference.
 
@@ -129,12 +62,14 @@ def reference_indices(
     return chosen
 
 
-def has_cross_references(test_set: PairedTestSet) -> bool:
+def has_cross_references(test_set: ImagePairs) -> bool:
     """Whether there are two kinds of noise in the set."""
     return len({test_set.kind(i) or i for i in range(len(test_set))}) > 1
 
 
-def transfer_between_halves(transfer, clean: Tensor, noisy: Tensor, noise: NoiseSource) -> Tensor:
+def transfer_between_halves(
+    transfer: Transfer, clean: Tensor, noisy: Tensor, noise: NoiseSource
+) -> Tensor:
     """Each half of `clean` with noise like that of the other half of `noisy`; both (B, 3, H, W).
 
     The longer side is halved. UserError if it has less than 32 pixels.

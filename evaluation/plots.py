@@ -1,4 +1,4 @@
-"""Figures of the HTML report: each function takes NumPy arrays and returns inline SVG.
+"""Plots of the HTML report: each function takes NumPy arrays and returns inline SVG.
 
 Text, axes and the curves of real noise are drawn in `currentColor`, so that one picture suits light
 and dark pages. Lines differ in dashes, and points in shape, as well as in colour. The same arrays
@@ -79,15 +79,14 @@ def _inline(svg: str) -> str:
     svg = re.sub(r"<style.*?</style>|<!--.*?-->|<metadata.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"| version="[^"]*"', "", svg)
     # The page sets the size; the shape stays in the viewBox.
-    svg = re.sub(r'<svg ([^>]*?)(?:width|height)="[^"]*" ?', r"<svg \1", svg)
-    svg = re.sub(r'<svg ([^>]*?)(?:width|height)="[^"]*" ?', r"<svg \1", svg)
+    svg = re.sub(r"^<svg [^>]*>", lambda m: re.sub(r' (?:width|height)="[^"]*"', "", m[0]), svg)
     used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
     return re.sub(r">\s+<", "><", svg).replace(INK, "currentColor")
 
 
 def with_unique_ids(svg: str, prefix: str) -> str:
-    """The same SVG, its ids beginning with `prefix`: two figures of a page may not share one."""
+    """The same SVG, its ids beginning with `prefix`: two plots of a page may not share one."""
     return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 

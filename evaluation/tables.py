@@ -1,4 +1,4 @@
-"""Tables of measured figures, as aligned text, Markdown, LaTeX and CSV."""
+"""Tables of scores, as aligned text, Markdown, LaTeX and CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import bootstrap
 
-from data.test_sets import CleanTestSet
+from evaluation.batches import Scores
+from evaluation.image_sets import CleanImages, ImagePairs
+from evaluation.measure import mean_over_images
 from utils.errors import UserError
-from utils.evaluation import Figures, mean_over_images
 
 Row = Mapping[str, str | int | float]
 
@@ -38,7 +39,11 @@ class Column:
         return f"{self._text(row[self.key])} [{low}, {high}]"
 
     def _text(self, value: str | int | float) -> str:
-        return "-" if value != value else format(value, self.spec)  # NaN: there is no such figure
+        return "-" if value != value else format(value, self.spec)  # NaN: there is no such score
+
+
+TEST_SET = (Column("test_set", "test set"), Column("images", "images", "d"))
+"""The first columns of every table."""
 
 
 @dataclass
@@ -56,23 +61,23 @@ class Table:
 
     def add(
         self,
-        test_set: CleanTestSet,
+        test_set: CleanImages | ImagePairs,
         labels: Mapping[str, str],
-        figures: Figures,
+        scores: Scores,
         names: Sequence[str] | None = None,
     ) -> None:
-        """A row, of figures an image; names: of those images, by default the set's first ones."""
-        count = len(next(iter(figures.values())))
+        """A row, of images' scores; names: of those images, by default the set's first ones."""
+        count = len(next(iter(scores.values())))
         names = names or [test_set.image_name(i) for i in range(count)]
         labels = {"test_set": test_set.title, **labels}
         intervals = {}
         for column in self.columns:
             if column.interval:
-                low, high = mean_interval(figures[column.key])
+                low, high = mean_interval(scores[column.key])
                 intervals |= {f"{column.key}_low": low, f"{column.key}_high": high}
-        self.rows.append({**labels, "images": count, **mean_over_images(figures), **intervals})
+        self.rows.append({**labels, "images": count, **mean_over_images(scores), **intervals})
         for i, name in enumerate(names):
-            values = {key: float(column[i]) for key, column in figures.items()}
+            values = {key: float(column[i]) for key, column in scores.items()}
             self.images.append({**labels, "image": name, **values})
 
     def text(self) -> str:
@@ -107,7 +112,7 @@ class Table:
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """95% interval of the mean over images, (N,): percentile bootstrap, 9999 resamples, seed 0.
 
-    Images that have no such figure (NaN) are left out; (NaN, NaN) for less than two that do.
+    Images that have no such score (NaN) are left out; (NaN, NaN) for less than two that do.
     """
     values = values[~np.isnan(values)]
     if len(values) < 2:

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from evaluation.baselines import white_gaussian_blind
+from evaluation.measure import evaluate_floor, evaluate_transfer, noise_scores
+from evaluation.protocols import OTHER_HALF, floor_pair, reference_indices
 from models import encoder, generator
-from models.baselines import white_gaussian_blind
 from models.layers import NoiseSource
-from tests.test_evaluation import Images, assert_equal_figures, tiny_transfer
+from tests.test_measure import Images, assert_equal_scores, tiny_transfer
 from utils import metrics
 from utils.errors import UserError
-from utils.evaluation import evaluate_floor, evaluate_transfer, noise_figures
 from utils.metrics import akld
 from utils.noise_statistics import neighbour_correlation
-from utils.protocols import OTHER_HALF, floor_pair, reference_indices
 
 # Kinds of two sizes, so that references differ in size from the image and from one another.
 SIZES = [(40, 32), (32, 41), (40, 32), (40, 32), (32, 41), (40, 32), (40, 32), (32, 41)]
@@ -77,24 +77,24 @@ def test_every_image_meets_its_reference(protocol: str, batch_size: int) -> None
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_figures_depend_on_seed_and_image_alone(
+def test_scores_depend_on_seed_and_image_alone(
     protocol: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (encoder, generator):  # nothing here depends on the depth
         monkeypatch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
     transfer, images = tiny_transfer().to(device), Kinds()
     how = dict(reference=protocol, device=device, progress=False)
-    figures = evaluate_transfer(transfer, images, batch_size=8, workers=1, **how)
-    assert all(np.isfinite(column).all() for column in figures.values())
+    scores = evaluate_transfer(transfer, images, batch_size=8, workers=1, **how)
+    assert all(np.isfinite(column).all() for column in scores.values())
     again = evaluate_transfer(transfer, images, batch_size=8, workers=5, **how)
-    assert_equal_figures(figures, again)  # no bit
+    assert_equal_scores(scores, again)  # no bit
     # Sums over another batch round differently.
     again = evaluate_transfer(transfer, images, batch_size=3, **how)
-    assert_equal_figures(figures, again, atol=1e-5)
+    assert_equal_scores(scores, again, atol=1e-5)
     limited = evaluate_transfer(transfer, images, limit=6, batch_size=1, **how)
-    assert_equal_figures({k: v[:6] for k, v in figures.items()}, limited, atol=1e-5)
+    assert_equal_scores({k: v[:6] for k, v in scores.items()}, limited, atol=1e-5)
     reseeded = evaluate_transfer(transfer, images, seed=1, batch_size=8, **how)
-    assert np.abs(figures["corr_generated"] - reseeded["corr_generated"]).min() > 1e-7
+    assert np.abs(scores["corr_generated"] - reseeded["corr_generated"]).min() > 1e-7
 
 
 def test_the_reference_decides_the_strength() -> None:
@@ -108,10 +108,8 @@ def test_the_reference_decides_the_strength() -> None:
     for protocol in PROTOCOLS:
         chosen = np.array(reference_indices(images, len(images), protocol, 0))
         chosen = np.where(chosen == OTHER_HALF, np.arange(len(images)), chosen)
-        figures = evaluate_transfer(
-            white_gaussian_blind, images, reference=protocol, progress=False
-        )
-        np.testing.assert_allclose(figures["std_ratio"], sigma[chosen] / sigma, rtol=0.15)
+        scores = evaluate_transfer(white_gaussian_blind, images, reference=protocol, progress=False)
+        np.testing.assert_allclose(scores["std_ratio"], sigma[chosen] / sigma, rtol=0.15)
 
 
 def test_one_kind_alone_has_no_cross_references() -> None:
@@ -124,7 +122,7 @@ def test_one_kind_alone_has_no_cross_references() -> None:
 # ----------------------------------------------------------------------------------------- draws
 
 
-def test_figures_are_means_over_independent_draws() -> None:
+def test_scores_are_means_over_independent_draws() -> None:
     images, maps = Kinds(), []
 
     def transfer(clean: Tensor, reference: Tensor, noise: NoiseSource) -> Tensor:
@@ -154,31 +152,31 @@ def test_figures_are_means_over_independent_draws() -> None:
 
 def test_floor_of_every_image_is_that_of_its_pair(device: torch.device) -> None:
     images = Kinds()
-    figures = evaluate_floor(images, device=device, progress=False)
+    scores = evaluate_floor(images, device=device, progress=False)
     for i, (clean, noisy) in enumerate(zip(images.clean, images.noisy, strict=True)):
         other = SHOTS.get(i)
         second = None if other is None else images.noisy[other] - images.clean[other]
         pair = [x[None].to(device) for x in floor_pair(clean, noisy, second)]
-        assert figures["akld"][i] == pytest.approx(akld(*pair).item(), rel=1e-5)
+        assert scores["akld"][i] == pytest.approx(akld(*pair).item(), rel=1e-5)
     for how in (dict(batch_size=1), dict(batch_size=3), dict(workers=3), dict(seed=5)):
         again = evaluate_floor(images, device=device, progress=False, **how)
-        assert_equal_figures(figures, again, atol=1e-5)
+        assert_equal_scores(scores, again, atol=1e-5)
     limited = evaluate_floor(images, device=device, limit=3, progress=False)
-    assert_equal_figures({k: v[:3] for k, v in figures.items()}, limited, atol=1e-5)
+    assert_equal_scores({k: v[:3] for k, v in scores.items()}, limited, atol=1e-5)
 
 
 def test_second_shots_have_each_others_strength() -> None:
     """Of sigma 0.02 both, 1 within 5 standard errors of a ratio, 1 / sqrt(n), n = 3 * 40 * 32; the
     second shot is taken even if it lies beyond `limit`."""
-    figures = evaluate_floor(Kinds(), limit=1, progress=False)
-    assert figures["std_ratio"][0] == pytest.approx(1, abs=5 / math.sqrt(3 * 40 * 32))
-    assert figures["akld"][0] > 0.01
+    scores = evaluate_floor(Kinds(), limit=1, progress=False)
+    assert scores["std_ratio"][0] == pytest.approx(1, abs=5 / math.sqrt(3 * 40 * 32))
+    assert scores["akld"][0] > 0.01
 
 
 def test_the_smallest_images_have_a_floor() -> None:
     """16x16 pixels, of which the shift leaves 8x8: no bin of the level function is full."""
-    figures = evaluate_floor(Images([(16, 16)] * 2), progress=False)
-    assert np.isfinite(figures["akld"]).all()
+    scores = evaluate_floor(Images([(16, 16)] * 2), progress=False)
+    assert np.isfinite(scores["akld"]).all()
 
 
 # -------------------------------------------------------------------------------------- measures
@@ -186,7 +184,7 @@ def test_the_smallest_images_have_a_floor() -> None:
 
 def test_every_measure_is_its_metric_of_generated_real_and_clean() -> None:
     fake, real, clean = (torch.rand(2, 3, 64, 64) for _ in range(3))
-    figures = noise_figures(fake, real, clean)
+    scores = noise_scores(fake, real, clean)
     expected = {
         "akld": metrics.akld(fake, real, clean),
         "ks": metrics.ks(fake, real, clean),
@@ -198,6 +196,6 @@ def test_every_measure_is_its_metric_of_generated_real_and_clean() -> None:
         "acf": metrics.autocorrelation_distance(fake, real, clean),
         "nlf": metrics.noise_level_distance(fake, real, clean),
     }
-    assert figures.keys() == expected.keys()
+    assert scores.keys() == expected.keys()
     for name, value in expected.items():
-        assert torch.equal(figures[name], value), name
+        assert torch.equal(scores[name], value), name

@@ -1,4 +1,4 @@
-"""Synthetic noise of known parameters as a test set, and what a blind estimate scores on it."""
+"""Test sets: what is asked of one; noise of known parameters, and what a blind estimate scores."""
 
 import math
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from data.noise import NoiseModelDistribution
-from models.baselines import white_gaussian_blind
+from evaluation.baselines import white_gaussian_blind
+from evaluation.image_sets import KnownNoise, middle
+from evaluation.measure import evaluate_transfer
 from tests.test_protocols import ramp
-from utils.evaluation import evaluate_transfer
 from utils.noise_statistics import neighbour_correlation
-from utils.protocols import KnownNoise, middle
 
 
 class Photos:
@@ -111,12 +111,12 @@ def test_a_blind_estimate_orders_the_protocols() -> None:
     """Gaussian noise of the reference's own strength, on flat images: right within 10 % from a
     reference of the same noise, wrong by a factor of 4 from one of the other."""
     known = KnownNoise(Photos(), GREYS, limit=0)
-    figures = {
+    scores = {
         p: evaluate_transfer(white_gaussian_blind, known, reference=p, progress=False)
         for p in ("paired", "unpaired", "cross")
     }
     for protocol in ("paired", "unpaired"):
-        np.testing.assert_allclose(figures[protocol]["std_ratio"], 1, atol=0.1)
-    np.testing.assert_allclose(figures["cross"]["std_ratio"][0::2], 4, rtol=0.1)
-    np.testing.assert_allclose(figures["cross"]["std_ratio"][1::2], 1 / 4, rtol=0.1)
-    assert figures["cross"]["akld"].min() > 3 * figures["unpaired"]["akld"].max()
+        np.testing.assert_allclose(scores[protocol]["std_ratio"], 1, atol=0.1)
+    np.testing.assert_allclose(scores["cross"]["std_ratio"][0::2], 4, rtol=0.1)
+    np.testing.assert_allclose(scores["cross"]["std_ratio"][1::2], 1 / 4, rtol=0.1)
+    assert scores["cross"]["akld"].min() > 3 * scores["unpaired"]["akld"].max()

@@ -1,0 +1,1 @@
+"""How well noise is generated and removed: test sets, protocols, measures, tables, the report."""
