@@ -1,6 +1,8 @@
 """Blocks of images in .mat files, as SIDD and SIDD+ publish them, of version 5 and 7.3 (HDF5)."""
 
 import math
+import os
+import struct
 from functools import cached_property
 from pathlib import Path
 
@@ -81,8 +83,21 @@ class MatBlocks:
         if h5py.is_hdf5(self.path):
             with h5py.File(self.path) as file:
                 return {name: _declared_v73(file, name) for name in file}
+        self._require_whole()
         declared = scipy.io.whosmat(self.path, appendmat=False)
         return {name: (tuple(map(int, shape)), kind) for name, shape, kind in declared}
+
+    def _require_whole(self) -> None:
+        """ValueError unless a version 5 file ends where its last variable does; scipy sees that a
+        download is truncated only when the array is read."""
+        with open(self.path, "rb") as file:
+            order = {b"IM": "<", b"MI": ">"}.get(file.read(128)[126:])
+            end, at = os.path.getsize(self.path), 128
+            while order and at < end:
+                file.seek(at + 4)
+                at += 8 + struct.unpack(f"{order}I", file.read(4))[0]
+        if order and at != end:
+            raise ValueError("truncated")
 
     def _array(self) -> np.ndarray:
         if not h5py.is_hdf5(self.path):
