@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evaluation.noise_section import NoiseSection, noise_html
 from evaluation.tables import Table
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 

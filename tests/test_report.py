@@ -214,5 +214,5 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="same noise models"):
         NoiseSection("s", [one, sample(models=1)], None, None)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match="cannot be written"):
         write_html(tmp_path / "file" / "report.html", "t", [], [], [])
