@@ -1,6 +1,6 @@
 """Test sets: what the evaluation asks of one, and clean images under noise of known parameters.
 
-data.folders finds those on the disk, data.cross_scene makes one.
+data.test_sets finds those on the disk, data.cross_scene makes one.
 """
 
 from collections.abc import Mapping
