@@ -311,6 +311,15 @@ def discriminates(c: Config) -> bool:
     return any((c.w_gan, c.w_fm_gan, c.w_gan_d))
 
 
+def embeds(c: Config) -> bool:
+    """Whether E_q embeds beside the generator: for its own losses, or for the generator's."""
+    return not c.freeze_encoder or any((c.w_contra_adv, c.w_fm_noise))
+
+
+def matches_moments(c: Config) -> bool:
+    return any((c.w_band, c.w_shape, c.w_local_variance, c.w_local_mean, c.w_autocorrelation))
+
+
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
     """One step; returns the logged values. `batch` is this process's part of the global one.
 
@@ -323,7 +332,8 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
     # What is embedded as the key: the reference. In the encoder's own phase the two views change
     # places: the query is the reference, and tells the statistics of the other place's noise.
     reference = batch.noisy1 if alone or c.reference == "paired" else batch.noisy2
-    with shared_spectral_norm(e_q, e_k, g, dtype=forward_dtype(c.precision, device)):
+    networks = [e_k] + [e_q] * (alone or embeds(c)) + [g] * (not alone)  # those that are used
+    with shared_spectral_norm(*networks, dtype=forward_dtype(c.precision, device)):
         with torch.no_grad(), autocast(c.precision, device):
             z = torch.cat([e_k.embed(part)[1] for part in reference.split(n)])  # (B, d), Eq. 4.1
         keys = gather_rows(z)  # of all processes; row i of z is row first + i of keys
@@ -381,11 +391,10 @@ def gradients(
     """
     e_q, g = s.encoder_q, s.generator
     clean, noisy1 = part.clean, part.noisy1
-    embeds = not c.freeze_encoder or any((c.w_contra_adv, c.w_fm_noise))
     values, loss_g, loss_e = {}, 0.0, 0.0
     with autocast(c.precision, clean.device):
         fake = clean + g(clean, z, noise)  # not clipped, Eq. 4.1
-        if embeds:
+        if embeds(c):
             f_real, q_real = e_q.embed(noisy1)
             f_fake, q_fake = e_q.embed(fake)
         if discriminates(c):
@@ -400,7 +409,7 @@ def gradients(
         loss_g += c.w_gan * values["loss_gan_g"] + c.w_fm_gan * values["loss_fm_gan"]
         loss_e += c.w_gan_d * gan_d
         values["loss_gan_d"] = gan_d
-    if embeds:
+    if embeds(c):
         contrast = partial(contrastive_loss, k=keys, queue=s.keys.queue, first=first)
         contra_adv, accuracy_adv = contrast(q_fake, temperature=c.temperature)  # Eq. 4.3
         contra, accuracy = contrast(q_real, temperature=c.temperature)
@@ -414,11 +423,12 @@ def gradients(
             "loss_contra_noisy": contra,
             "contraAcc_noisy": accuracy,
         }
-    values["loss_consistency"] = consistency_loss(noisy1, fake)
-    loss_g += c.w_consistency * values["loss_consistency"]
+    if c.w_consistency:
+        values["loss_consistency"] = consistency_loss(noisy1, fake)
+        loss_g += c.w_consistency * values["loss_consistency"]
 
     # Ours: Eq. 9.6 to Eq. 9.9, Eq. 9.3
-    if any((c.w_band, c.w_shape, c.w_local_variance, c.w_local_mean, c.w_autocorrelation)):
+    if matches_moments(c):
         real, generated = noisy1 - clean, clip_straight_through(fake) - clean
         band, shape = band_losses(real, generated)
         local_variance = local_variance_loss(real, generated)
@@ -607,6 +617,15 @@ def main(argv: list[str] | None = None) -> None:
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
     at_least(c, encoder_steps=0)
+    require(
+        any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
+        or matches_moments(c),
+        "every --w-... of the generator is 0: nothing would train it; give one a weight",
+    )
+    require(
+        not c.freeze_encoder or c.encoder_steps > 0,
+        "--freeze-encoder: nothing would train it; give --encoder-steps, such as 2400",
+    )
     require(
         not c.freeze_encoder or not discriminates(c),
         "--freeze-encoder: the discriminator is the encoder; --w-gan, --w-fm-gan, --w-gan-d: 0",

@@ -96,7 +96,9 @@ def find_pairs_and_photos(
 
 
 def named_pairs(folders: Sequence[Path]) -> list[PairFile]:
-    """The pairs of these folders. UserError for one without any."""
+    """The pairs of these folders, each told in a line. UserError for one without any."""
+    for folder in folders:
+        print(f"Training on {folder}, its noise given a random correlation")
     return [pair for folder in folders for pair in _with_pairs(folder).pairs]
 
 

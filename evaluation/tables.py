@@ -1,6 +1,7 @@
 """Tables of scores, as aligned text, Markdown, LaTeX and CSV."""
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from scipy.stats import bootstrap
 from evaluation.batches import Scores
 from evaluation.image_sets import CleanImages, ImagePairs
 from evaluation.measure import mean_over_images
-from utils.errors import UserError
+from utils.files import write_atomically
 
 Row = Mapping[str, str | int | float]
 
@@ -92,21 +93,14 @@ class Table:
             for c in self.columns
         ]
         per_image = [one for column in per_image for one in csv_columns(column)]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{self.name}.txt").write_text(
-                "\n".join([self.text(), *notes, ""]), encoding="utf-8"
-            )
-            (folder / f"{self.name}.md").write_text(
-                markdown + "".join(f"- {note}\n" for note in notes), encoding="utf-8"
-            )
-            (folder / f"{self.name}.tex").write_text(as_latex(self, notes), encoding="utf-8")
-            write_csv(folder / f"{self.name}.csv", columns, self.rows)
-            write_csv(folder / f"{self.name}_images.csv", per_image, self.images)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: tables cannot be written there ({error.strerror}); name another folder"
-            ) from error
+        for suffix, text in (
+            ("txt", "\n".join([self.text(), *notes, ""])),
+            ("md", markdown + "".join(f"- {note}\n" for note in notes)),
+            ("tex", as_latex(self, notes)),
+        ):
+            write_atomically(text.encode(), folder / f"{self.name}.{suffix}")
+        write_csv(folder / f"{self.name}.csv", columns, self.rows)
+        write_csv(folder / f"{self.name}_images.csv", per_image, self.images)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
@@ -182,9 +176,10 @@ def latex_escaped(text: str) -> str:
 
 def write_csv(path: Path, columns: Sequence[Column], rows: Sequence[Row]) -> None:
     """Headed by the columns' keys; floats to six digits, whatever the table shows."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([c.key for c in columns])
-        for row in rows:
-            values = [row[c.key] for c in columns]
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([c.key for c in columns])
+    for row in rows:
+        values = [row[c.key] for c in columns]
+        writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    write_atomically(file.getvalue().encode(), path)

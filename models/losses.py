@@ -195,9 +195,13 @@ class StatisticsHead(nn.Linear):
 
 
 def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """L1 between what the head told and the statistics that noisy shows, their mean; and that of
-    the log standard deviations alone, to be logged."""
+    """L1 between what the head told and the statistics that noisy shows; and that of the log
+    standard deviations alone, to be logged. Scalars, means over an image's statistics, then over
+    the images: the mean of a batch's parts is that of the batch."""
     statistics, shown = noise_statistics(noisy, clean)
-    error = (told - statistics).abs() * shown  # Eq. 9.3
-    n = 3 * INTENSITY_BINS
-    return error.sum() / shown.sum().clamp_min(1), error[:, :n].sum() / shown[:, :n].sum()
+    error = (told - statistics).abs() * shown
+
+    def mean(which: slice) -> Tensor:  # Eq. 9.3
+        return (error[:, which].sum(1) / shown[:, which].sum(1).clamp_min(1)).mean()
+
+    return mean(slice(None)), mean(slice(3 * INTENSITY_BINS))

@@ -187,6 +187,19 @@ def test_statistics_loss_is_the_mean_over_what_is_shown() -> None:
     assert loss.item() == pytest.approx((3 * 0.25 + 9 * 0.75) / 12, abs=1e-5)
 
 
+def test_statistics_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
+    """Whatever its images show: the same batch on two processes, or in parts, is the same step."""
+    clean = torch.full((4, 3, 32, 32), 0.4)
+    clean[1, :, :16], clean[2, :, :, :8] = 0.1, 0.9
+    noisy = clean + white(side=32, batch=4) * torch.tensor([1.0, 1, 1, 0])[:, None, None, None]
+    told = torch.randn(4, STATISTICS)
+    assert len({int(n) for n in noise_statistics(noisy, clean)[1].sum(1)}) > 1
+    whole = statistics_loss(told, noisy, clean)
+    parts = [statistics_loss(*(x[i : i + 2] for x in (told, noisy, clean))) for i in (0, 2)]
+    for together, *apart in zip(whole, *parts, strict=True):
+        assert together.item() == pytest.approx(sum(x.item() for x in apart) / 2, rel=1e-5)
+
+
 def test_head_starts_at_a_usual_deviation_and_reads_a_direction() -> None:
     head = StatisticsHead(16)
     assert head(torch.zeros(1, 16))[0, :12].tolist() == pytest.approx([-3] * 12)

@@ -112,8 +112,15 @@ MOMENTS = dict(
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, dict(grad_accum=2), MOMENTS, MOMENTS | dict(encoder_steps=STEPS), NT.OUR_TERMS],
-    ids=["paper", "accumulated", "moments", "encoder alone", "both"],
+    [
+        {},
+        dict(grad_accum=2),
+        MOMENTS,
+        MOMENTS | dict(encoder_steps=STEPS),
+        MOMENTS | dict(grad_accum=2),
+        NT.OUR_TERMS,
+    ],
+    ids=["paper", "accumulated", "moments", "encoder alone", "moments accumulated", "both"],
 )
 def test_generator_training_updates_as_plain_adam(changes: dict) -> None:
     fast = train_generator(changes)

@@ -83,17 +83,18 @@ class GradientMean:
         self.parts, self.grads, self.values = parts, None, {}
 
     def add(self, grads: Sequence[Sequence[Tensor]], values: Mapping[str, Tensor]) -> None:
-        """grads: for each network, one a parameter. values: scalars."""
+        """grads: for each network, one a parameter, or none at all. values: scalars."""
         if self.grads is None:
             self.grads, self.values = grads, dict(values)
             return
         for total, new in zip(self.grads, grads, strict=True):
-            torch._foreach_add_(total, new)
+            if total:  # of a network that is not updated now, there are none
+                torch._foreach_add_(total, new)
         self.values = {name: self.values[name] + value for name, value in values.items()}
 
     def result(self) -> tuple[Sequence[Sequence[Tensor]], dict[str, Tensor]]:
         if self.parts > 1:
-            for grads in self.grads:
+            for grads in filter(None, self.grads):
                 torch._foreach_div_(grads, self.parts)
             self.values = {name: value / self.parts for name, value in self.values.items()}
         return self.grads, self.values
