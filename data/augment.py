@@ -88,7 +88,7 @@ class SceneDistribution:
             return x
         factor = self.dim[0] + u[3] * (self.dim[1] - self.dim[0])
         factor = torch.where(u[2] < self.p, factor, 1.0)[:, None, None, None]
-        return x * factor + u[4, :, None, None, None] * (1 - factor)  # Eq. 9.12
+        return x * factor + u[4, :, None, None, None] * (1 - factor)  # Eq. 9.13
 
 
 def blur_each(images: Tensor, sigma: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KNOTS = 5  # of a noise level function: intensities 0, 1/4, 1/2, 3/4, 1
+POISSON_DRAWS = 2**16  # random numbers that a CUDA thread may take for its counts, a multiple of 4
 TAPS = 5  # of a correlation's kernel, an axis
 
 
@@ -75,7 +76,7 @@ def random_level(n: int, strength: tuple[float, float], generator: torch.Generat
     base = low + (high - low) * torch.rand(n, 1, 1, generator=generator)
     x = torch.linspace(-0.5, 0.5, KNOTS)
     slope, bend = torch.randn(2, n, 1, 1, generator=generator)
-    curve = 0.6 * slope * x + 0.3 * bend * (4 * x.square() - 0.5)  # Eq. 9.10
+    curve = 0.6 * slope * x + 0.3 * bend * (4 * x.square() - 0.5)  # Eq. 9.11
     channel = 0.25 * torch.randn(n, 3, 1, generator=generator)
     return (base + curve + channel + 0.1 * torch.randn(n, 3, KNOTS, generator=generator)).exp()
 
@@ -101,6 +102,10 @@ def add_noise(
         chi = _per_image(model.chi[at], clean.device)
         at = at.to(clean.device)
         counts = torch.poisson(clean.index_select(0, at).mul_(chi), generator=generator)
+        if generator.device.type == "cuda":
+            # A count takes as many random numbers as it needs, but the generator moves on by 20:
+            # the next draws would repeat what the counts were made of.
+            generator.set_offset(generator.get_offset() + POISSON_DRAWS)
         noisy.index_copy_(0, at, counts.div_(chi))
     at = (model.sigma > 0).nonzero().squeeze(1)
     if len(at):
@@ -189,7 +194,7 @@ class NoiseCorrelationDistribution:
         a = (self.neighbour[0] + u[..., 0] * (self.neighbour[1] - self.neighbour[0])) * axis
         a = a * channel  # (n, 3, 2)
         c = a * (self.second[0] + u[..., 1] * (self.second[1] - self.second[0]))
-        kernel = torch.stack([c, a, torch.ones_like(a), a, c], dim=-1)  # Eq. 9.11
+        kernel = torch.stack([c, a, torch.ones_like(a), a, c], dim=-1)  # Eq. 9.12
         amount = self.colour * torch.rand(n, 1, 1, generator=generator)
         mixing = torch.eye(3) + amount * (torch.rand(n, 3, 3, generator=generator) - 0.35)
         white = torch.rand(n, generator=generator) >= self.p
@@ -198,8 +203,8 @@ class NoiseCorrelationDistribution:
         return NoiseCorrelation(F.normalize(kernel, dim=-1), F.normalize(mixing, dim=-1))
 
 
-# Of resized pairs, whose noise was a camera's: correlated, but for a few.
-LOST_CORRELATION = NoiseCorrelationDistribution(0.9)
+# Of resized pairs, whose noise was a phone's: correlated but for a few, by 0.4 in the median.
+LOST_CORRELATION = NoiseCorrelationDistribution(0.95, neighbour=(0.05, 0.42))
 
 
 def correlate(noisy: Tensor, clean: Tensor, correlation: NoiseCorrelation) -> Tensor:

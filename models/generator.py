@@ -3,7 +3,7 @@
 Paper, Sec. 3.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,12 @@ def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
 def no_noise(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
     """Maps of zeros: what is generated is then a function of clean image and reference alone."""
     return torch.zeros(shape, device=device)
+
+
+def given_noise(maps: Iterable[Tensor]) -> NoiseSource:
+    """These maps, one after the other, drawn by `NoiseGenerator.noise_maps` before."""
+    remaining = iter(maps)
+    return lambda shape, device: next(remaining)
 
 
 def per_image_noise(seeds: Sequence[int]) -> NoiseSource:

@@ -127,6 +127,21 @@ def local_mean_loss(real: Tensor, fake: Tensor) -> Tensor:
     return ((fake - real).abs().mean((1, 2, 3)) / strength).mean()  # Eq. 9.8
 
 
+def quantile_loss(real: Tensor, fake: Tensor, size: int = 16) -> Tensor:
+    """Wasserstein-1 distance of the noise's distributions in size x size blocks of each channel,
+    both over their root mean squares: skew, tails, clipping and mean where the picture is about
+    constant; the strength is the others' business. Sorted values are quantiles (Villani 2003, DOI
+    10.1090/gsm/058, Th. 2.18)."""
+    floor = _energy_floor(real)[:, None, None, None]
+
+    def quantiles(noise: Tensor) -> Tensor:  # (B, 3, blocks, size^2)
+        blocks = noise.unfold(2, size, size).unfold(3, size, size).flatten(4).flatten(2, 3)
+        strength = (blocks.square().mean(3, keepdim=True) + floor).sqrt()
+        return (blocks / strength).sort(dim=-1).values
+
+    return F.l1_loss(quantiles(fake), quantiles(real))  # Eq. 9.10
+
+
 def autocorrelation_loss(real: Tensor, fake: Tensor, max_lag: int = 5) -> Tensor:
     """Squared difference of the normalised auto- and cross-correlations of the channels, summed
     over lags of up to max_lag in both directions (diagonals too), mean over the nine pairs."""
@@ -151,16 +166,18 @@ def _energy_floor(noise: Tensor) -> Tensor:
 # ------------------------------------------------------------- what an embedding tells of the noise
 
 INTENSITY_BINS = 4
-STATISTICS = 3 * INTENSITY_BINS + 9
+# (down, right): the neighbours whose noise a pixel's correlates with.
+NEIGHBOURS = (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)
+STATISTICS = 3 * (INTENSITY_BINS + len(NEIGHBOURS) + 1)
 
 
 def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, 21) statistics of noisy - clean, and which of them the patch shows, as 0 and 1.
+    """(B, 33) statistics of noisy - clean, and which of them the patch shows, as 0 and 1.
 
     Log standard deviations on [0, 1] images, of 3 channels in each of 4 equal bins of the clean
-    intensity (needs 64 pixels); then, doubled, correlations of each channel with itself a pixel
-    to the right and a pixel below, and of red-green, green-blue, red-blue (needs noise of one 8-bit
-    step). clean, noisy: (B, 3, H, W) in [0, 1].
+    intensity (needs 64 pixels); then, doubled, correlations of each channel with itself at each of
+    NEIGHBOURS, and of red-green, green-blue, blue-red (needs noise of one 8-bit step). clean,
+    noisy: (B, 3, H, W) in [0, 1].
     """
     noise = noisy - clean
     level = (clean.clamp(0, 0.999) * INTENSITY_BINS).long()
@@ -172,18 +189,19 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         values.append((variance + (0.3 / 255) ** 2).log() / 2)  # Eq. 9.1
         shown.append(pixels >= 64)
     variance = noise.square().mean((2, 3)).clamp_min(1e-7)  # (B, 3)
-    right = (noise[..., 1:] * noise[..., :-1]).mean((2, 3)) / variance
-    below = (noise[..., 1:, :] * noise[..., :-1, :]).mean((2, 3)) / variance
-    one, other = [0, 1, 0], [1, 2, 2]
-    colour = (noise[:, one] * noise[:, other]).mean((2, 3))
-    colour = colour / (variance[:, one] * variance[:, other]).sqrt()
-    values += [2 * right, 2 * below, 2 * colour]
-    shown += [variance > (1 / 255) ** 2] * 3
+    height, width = noise.shape[-2:]
+    for down, right in NEIGHBOURS:
+        there = noise[..., down:, max(right, 0) : width + min(right, 0)]
+        here = noise[..., : height - down, max(-right, 0) : width - max(right, 0)]
+        values.append(2 * (there * here).mean((2, 3)) / variance)
+    colour = (noise * noise.roll(-1, 1)).mean((2, 3))
+    values.append(2 * colour / (variance * variance.roll(-1, 1)).sqrt())
+    shown += [variance > (1 / 255) ** 2] * (len(NEIGHBOURS) + 1)
     return torch.cat(values, dim=1), torch.cat(shown, dim=1).to(noise.dtype)
 
 
 class StatisticsHead(nn.Linear):
-    """Linear in the embedding z (B, d): the noise statistics that it tells, (B, 21)."""
+    """Linear in the embedding z (B, d): the noise statistics that it tells, (B, 33)."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__(embed_dim, STATISTICS)

@@ -24,7 +24,9 @@ ADVERSARIAL = {
     "w_gan": 1, "w_fm_gan": 100, "w_consistency": 100, "w_contra_adv": 1, "w_fm_noise": 100,
     "w_gan_d": 1, "freeze_encoder": False,
 }  # fmt: skip
-MOMENTS = "w_band", "w_shape", "w_local_variance", "w_local_mean", "w_autocorrelation"
+MOMENTS = (
+    "w_band", "w_shape", "w_local_variance", "w_local_mean", "w_quantile", "w_autocorrelation"
+)  # fmt: skip
 # What each row says, in the words of its name.
 SAYS = {
     "none": {},

@@ -11,6 +11,7 @@ from models.losses import contrastive_loss
 from tests.golden import recipe
 from tests.helpers import load_recipe
 from utils.filters import gaussian_blur
+from utils.precision import set_float32_precision
 
 
 def tensor(a: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -53,6 +54,12 @@ def encoder(official_shapes: dict) -> NoiseEncoder:
 @pytest.fixture(scope="module")
 def generator(official_shapes: dict) -> NoiseGenerator:
     return load_recipe(NoiseGenerator(), "generator", official_shapes).eval()
+
+
+@pytest.fixture(autouse=True)
+def float32() -> None:
+    """cuDNN's convolutions would use TF32 otherwise."""
+    set_float32_precision("fp32")
 
 
 @torch.no_grad()

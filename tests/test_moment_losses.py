@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.integrate
 import scipy.ndimage
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from models.losses import (
     local_variance_loss,
     noise_statistics,
     overflow_loss,
+    quantile_loss,
     statistics_loss,
 )
 from utils.metrics import autocorrelation_distance
@@ -57,7 +60,7 @@ def test_equal_noise_has_no_loss() -> None:
     x = white()
     for loss in (*band_losses(x, x), local_variance_loss(x, x), autocorrelation_loss(x, x)):
         assert loss.item() == 0
-    assert local_mean_loss(x, x).item() == 0
+    assert local_mean_loss(x, x).item() == quantile_loss(x, x).item() == 0
 
 
 def test_a_factor_on_the_noise_is_its_logarithm_and_no_other_shape(device) -> None:
@@ -87,6 +90,35 @@ def test_local_mean_is_the_shift_over_the_deviation() -> None:
     x = white()
     shift = 0.3 * SIGMA
     assert local_mean_loss(x, x + shift).item() == pytest.approx(0.3, rel=0.02)
+
+
+def test_quantile_loss_is_scipys_distance_of_the_standardised_blocks(device) -> None:
+    """One channel of one block, by scipy, and the mean over all of them."""
+    real, fake = white(side=32), 1.3 * white(1, side=32) + 0.02
+    floor = (0.3 / 255) ** 2 + 0.003 * real.square().mean((1, 2, 3))
+    each = []
+    for i in range(2):
+        for channel in range(3):
+            for y, x in ((0, 0), (0, 16), (16, 0), (16, 16)):
+                block = [n[i, channel, y : y + 16, x : x + 16].flatten() for n in (real, fake)]
+                unit = [n / (n.square().mean() + floor[i]).sqrt() for n in block]
+                each.append(scipy.stats.wasserstein_distance(*unit))
+    found = quantile_loss(real.to(device), fake.to(device)).item()
+    assert found == pytest.approx(np.mean(each), rel=1e-5)
+
+
+def test_quantile_loss_sees_the_shape_and_not_the_strength() -> None:
+    """Normal against uniform noise of one variance: the integral of the difference of their
+    quantile functions; blocks of 256 values differ by chance besides."""
+    x = white(side=256, batch=4)
+    u = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)).sub(0.5) * 12**0.5 * SIGMA
+
+    def gap(p: float) -> float:
+        return abs(scipy.stats.norm.ppf(p) - 12**0.5 * (p - 0.5))
+
+    distance, _ = scipy.integrate.quad(gap, 0, 1)
+    assert quantile_loss(x, u).item() == pytest.approx(distance, rel=0.15)
+    assert quantile_loss(x, 3 * x).item() < 2e-3
 
 
 @pytest.mark.parametrize("axes", [(-1, -2), (-2, -1)])
@@ -126,7 +158,7 @@ def test_terms_have_gradients_where_there_is_no_noise() -> None:
         fake = fake.clone().requires_grad_()
         energy, shape = band_losses(real, fake)
         total = energy + shape + local_variance_loss(real, fake) + local_mean_loss(real, fake)
-        total = total + autocorrelation_loss(real, fake)
+        total = total + autocorrelation_loss(real, fake) + quantile_loss(real, fake)
         (grad,) = torch.autograd.grad(total, fake)
         assert total.isfinite()
         assert grad.isfinite().all()
@@ -140,6 +172,17 @@ def test_clipping_lets_the_gradient_through() -> None:
 
 
 # ------------------------------------------------------------------------------------- statistics
+
+
+def test_statistics_tell_the_diagonals_apart() -> None:
+    """x + x moved one down and one right: falling neighbours correlate by 1/2, rising ones not."""
+    x = white(side=128)
+    noise = (x + x.roll((1, 1), (-2, -1))) / math.sqrt(2)
+    clean = torch.full_like(x, 0.5)
+    values, _ = noise_statistics(clean + noise, clean)
+    falling, rising = (values[:, 18:24] / 2).view(2, 2, 3).unbind(1)
+    torch.testing.assert_close(falling, torch.full((2, 3), 0.5), atol=0.04, rtol=0)
+    torch.testing.assert_close(rising, torch.zeros(2, 3), atol=0.04, rtol=0)
 
 
 def test_statistics_of_known_noise(device) -> None:
@@ -159,9 +202,11 @@ def test_statistics_of_known_noise(device) -> None:
     # SE of a deviation: 1 / sqrt(2 n), some more with correlation
     expected = torch.tensor([[0.02, 0.01, 0.02], [0.05, 0.025, 0.05]])
     torch.testing.assert_close(level[1:3], expected, rtol=6 / math.sqrt(2 * n), atol=0)
-    right, below, colour = (values[0, 12:].cpu() / 2).view(3, 3)
+    right, below, falling, rising, right2, below2, colour = (values[0, 12:].cpu() / 2).view(7, 3)
     assert right.tolist() == pytest.approx([4 / 9] * 3, abs=0.03)
-    assert below.tolist() == pytest.approx([0] * 3, abs=0.03)
+    assert right2.tolist() == pytest.approx([1 / 18] * 3, abs=0.03)
+    for none in (below, falling, rising, below2):
+        assert none.tolist() == pytest.approx([0] * 3, abs=0.03)
     assert colour.tolist() == pytest.approx([0, 0, 1], abs=0.03)
     assert shown[0, 12:].all()
 
@@ -184,7 +229,7 @@ def test_statistics_loss_is_the_mean_over_what_is_shown() -> None:
     told[:, 12:] += 0.5
     loss, level = statistics_loss(told, noisy, clean)
     assert level.item() == pytest.approx(0.25, abs=1e-5)
-    assert loss.item() == pytest.approx((3 * 0.25 + 9 * 0.75) / 12, abs=1e-5)
+    assert loss.item() == pytest.approx((3 * 0.25 + 21 * 0.75) / 24, abs=1e-5)
 
 
 def test_statistics_loss_of_a_batch_is_the_mean_of_its_parts() -> None:

@@ -19,8 +19,9 @@ C = TypeVar("C")
 
 # What may change between two starts of one run. The rest makes it the run that it is.
 RESUME_FREELY = {
-    "preset", "debug", "gpu", "precision", "compile", "grad_accum", "run_dir", "test_images",
-    "cache", "epochs", "keep", "skip_nonfinite", "log_every", "val_limit", "max_minutes", "dry_run",
+    "preset", "debug", "gpu", "precision", "compile", "graph", "grad_accum", "run_dir",
+    "test_images", "cache", "epochs", "keep", "skip_nonfinite", "log_every", "val_limit",
+    "max_minutes", "dry_run",
 }  # fmt: skip
 
 PACKAGES = (

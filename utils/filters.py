@@ -1,10 +1,13 @@
 """Gaussian filtering of image batches."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+@functools.cache  # a copy to a GPU at every use would have the CPU wait
 def gaussian_kernel1d(size: int, sigma: float, device: torch.device | None = None) -> Tensor:
     """(size,) float32 samples of a Gaussian around the centre, summing to 1."""
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2

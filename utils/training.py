@@ -37,6 +37,8 @@ class TrainingState(nn.Module):
                 "again: it goes on from the last epoch's checkpoint"
             )
         optimisers = {name: o.state_dict() for name, o in self.optimisers.items()}
+        for group in (g for o in optimisers.values() for g in o["param_groups"]):
+            group |= {"lr": float(group["lr"]), "capturable": False}  # see put_lr_on
         return {"networks": networks, "optimisers": optimisers, "step": self.step}
 
     def restore(self, content: Mapping[str, Any], folder: Path) -> None:
@@ -53,9 +55,20 @@ class TrainingState(nn.Module):
             ) from error
 
     def set_lr(self, lr: float) -> None:
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
+        for group in self._groups():
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
                 group["lr"] = lr
+
+    def put_lr_on(self, device: torch.device) -> None:
+        """Keep the optimisers' rates on `device`, where a captured step (utils/graph.py) finds
+        the one of the day. After `restore`."""
+        for group in self._groups():
+            group |= {"lr": torch.tensor(float(group["lr"]), device=device), "capturable": True}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for o in self.optimisers.values() for group in o.param_groups]
 
     def skips(self, grads: Sequence[Tensor], limit: int) -> bool:
         """Whether this step is left out: a gradient is not finite, in any process.
