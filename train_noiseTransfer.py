@@ -67,6 +67,7 @@ from models.noise_transfer import (
     NoiseTransfer,
     momentum_update,
 )
+from utils.checkpoint import load_weights
 from utils.config import at_least, check_training, parse, print_config, provenance
 from utils.distributed import (
     average_gradients,
@@ -140,6 +141,9 @@ class Config:
     """Of clean patches of synthetic items (and of white pairs) that are blurred and dimmed."""
 
     # Networks
+    init: str = ""
+    """Folder of weights to start from (VUNet.pt, encoder_q.pt, encoder_k.pt), such as ckpts/NT: to
+    go on with data of one's own, or with --freeze-encoder and other terms."""
     width: int = 64
     embed_dim: int = 128
     inject_noise: bool = True
@@ -167,6 +171,9 @@ class Config:
     w_local_mean: float = 0.0
     w_quantile: float = 0.0
     w_autocorrelation: float = 0.0
+    border: int = 0
+    """Pixels a side that the terms on the spectrum (band, shape, autocorrelation) leave out: there
+    the padding shows, and would be balanced by the inner part, which is all of a larger image."""
 
     # Weights of the encoder's loss terms: the paper's, then ours
     w_contra: float = 1.0
@@ -233,7 +240,7 @@ OUR_TERMS = dict(
 # statistics of the noise, then the generator by moments, without the adversary, which swings and
 # would take most of the time. See docs/method.md 9 and ckpts/README.md.
 LITE = dict(
-    width=16, embed_dim=32, batch=16, patch=48, reference_sizes=(64,), reference_patch=64,
+    width=16, embed_dim=32, batch=16, patch=48, border=8, reference_sizes=(64,), reference_patch=64,
     epochs=13, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
     lr=2e-3, lr_decay="cosine", warm_up=50, ema=0.995, queue_size=1024, momentum=0.99,
     p_real=0.5, **OUR_DATA, **OUR_TERMS, w_contra=0.1,
@@ -245,7 +252,7 @@ PRESETS = {
     "lite": LITE,
     # Six minutes on one H100.
     "small": LITE | dict(
-        width=24, batch=64, patch=64, queue_size=2048, ema=0.998, precision="tf32",
+        width=24, batch=64, patch=64, border=12, queue_size=2048, ema=0.998, precision="tf32",
         epochs=9, steps_per_epoch=1200, encoder_steps=3600,
     ),
     # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
@@ -274,7 +281,7 @@ ABLATIONS = {
     "temperature-0.2": dict(temperature=0.2),
 }
 DEBUG = dict(
-    width=4, batch=4, patch=32, reference_sizes=(), reference_patch=16, epochs=2,
+    width=4, batch=4, patch=32, border=4, reference_sizes=(), reference_patch=16, epochs=2,
     steps_per_epoch=2, queue_size=16, val_limit=2, log_every=1, run_dir=Path("runs/debug_NT"),
 )  # fmt: skip
 
@@ -294,6 +301,14 @@ class State(TrainingState):
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
         self.keys = KeyQueue(c.embed_dim, c.queue_size)
         self.statistics = StatisticsHead(c.embed_dim) if c.w_statistics else None
+        if c.init:
+            for network, file in (
+                (self.encoder_q, "encoder_q.pt"),
+                (self.encoder_k, "encoder_k.pt"),
+                (self.generator, "VUNet.pt"),
+                (self.generator_ema, "VUNet.pt"),
+            ):
+                load_weights(network, Path(c.init) / file)
         self.to(device)
         adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
         encoder = [*self.encoder_q.parameters(), *self.head_parameters()]
@@ -443,11 +458,12 @@ def gradients(
     # Ours: Eq. 9.6 to Eq. 9.10, Eq. 9.3
     if matches_moments(c):
         real, generated = noisy1 - clean, clip_straight_through(fake) - clean
-        band, shape = band_losses(real, generated)
+        inner = (..., slice(c.border, -c.border or None), slice(c.border, -c.border or None))
+        band, shape = band_losses(real[inner], generated[inner])
         local_variance = local_variance_loss(real, generated)
         local_mean = local_mean_loss(real, generated)
         quantile = quantile_loss(real, generated)
-        autocorrelation = autocorrelation_loss(real, generated)
+        autocorrelation = autocorrelation_loss(real[inner], generated[inner])
         loss_g += (
             c.w_band * band
             + c.w_shape * shape
@@ -655,6 +671,10 @@ def main(argv: list[str] | None = None) -> None:
         c.reference_patch == 0 or c.reference_patch >= MIN_REFERENCE,
         f"--reference-patch {c.reference_patch}: 0, or at least {MIN_REFERENCE}",
     )
+    require(
+        c.border >= 0 and c.patch - 2 * c.border >= 16,
+        f"--border {c.border}: from 0, and leaving 16 of --patch {c.patch}",
+    )
     require(c.embed_dim >= 1, f"--embed-dim {c.embed_dim}: expected 1 or more")
     require(
         len(c.noise_models) in (3, 4) and min(c.noise_models) >= 0 < sum(c.noise_models),
@@ -670,8 +690,8 @@ def main(argv: list[str] | None = None) -> None:
         "every --w-... of the generator is 0: nothing would train it; give one a weight",
     )
     require(
-        not c.freeze_encoder or c.encoder_steps > 0,
-        "--freeze-encoder: nothing would train it; give --encoder-steps, such as 2400",
+        not c.freeze_encoder or c.encoder_steps > 0 or bool(c.init),
+        "--freeze-encoder: nothing would train it; give --encoder-steps, such as 2400, or --init",
     )
     require(
         not c.freeze_encoder or not discriminates(c),
