@@ -21,13 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.items import RealItems
-from data.noise import LOST_CORRELATION
-from data.training import (
-    find_pairs_and_photos,
-    find_validation_sets,
-    named_pairs,
-    open_real_items,
-)
+from data.noise import NoiseCorrelationDistribution
+from data.recipe import Recipe
+from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
 from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
@@ -70,6 +66,13 @@ DEBUG = dict(
     log_every=1, run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
 
+# How items are made (method 4, real items): of the noise's strength, half is scaled, in both views.
+RECIPE = Recipe(
+    p_alpha=0.5, alpha=(0.8, 1.0),
+    p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
+    lost_correlation=NoiseCorrelationDistribution(p=0.9),  # of --white-pairs
+)  # fmt: skip
+
 
 def train_step(
     s: State,
@@ -105,13 +108,7 @@ def train_step(
 def open_items(c: Config, device: torch.device) -> RealItems:
     pairs, _ = find_pairs_and_photos(c.train_images, c.pairs, sample_cache=c.sample_cache)
     items = open_real_items(
-        pairs,
-        c.patch,
-        c.cache,
-        device,
-        largest=c.reference_size,
-        white=named_pairs(c.white_pairs),
-        correlation=LOST_CORRELATION if c.white_pairs else None,
+        pairs, c.patch, c.cache, device, RECIPE, largest=c.reference_size, white=c.white_pairs
     )
     if items is None:
         raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")

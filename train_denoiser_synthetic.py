@@ -22,6 +22,7 @@ from torch import Tensor
 
 from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
+from data.recipe import Recipe
 from data.training import find_pairs_and_photos, find_validation_sets, open_photos
 from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
@@ -64,7 +65,7 @@ DEBUG = dict(
 )  # fmt: skip
 
 # The reference's noise: Gaussian, Poisson or both; sigma of 255, chi in photons of white.
-REFERENCE_NOISE = NoiseModelDistribution((1 / 3, 1 / 3, 1 / 3), sigma=(0, 50), chi=(5, 50))
+RECIPE = Recipe(noise=NoiseModelDistribution((1 / 3, 1 / 3, 1 / 3), sigma=(0, 50), chi=(5, 50)))
 VALIDATION_NOISE = NoiseModelDistribution((0, 0, 1), sigma=(25, 25), chi=(30, 30))
 
 
@@ -104,7 +105,7 @@ def open_items(c: Config, device: torch.device) -> SyntheticItems:
     source = open_photos(photos, c.patch, c.cache, device, largest=c.reference_size)
     if source is None:
         raise UserError(f"{c.train_images}: no photographs; give their folder with --photos")
-    return SyntheticItems(source)
+    return SyntheticItems(source, RECIPE)
 
 
 def train(c: Config, device: torch.device) -> None:
@@ -122,7 +123,7 @@ def train(c: Config, device: torch.device) -> None:
         surroundings = items.clean_patches(batch_size, rng, c.reference_size or None)
         start = (surroundings.shape[-1] - c.patch) // 2
         inside = slice(start, start + c.patch)
-        model = REFERENCE_NOISE.draw(batch_size, rng.choices)
+        model = RECIPE.noise.draw(batch_size, rng.choices)
         reference = add_noise(surroundings, model, rng.pixels)
         if c.noise == "real":  # then it is the input, not a reference
             reference = reference[..., inside, inside].contiguous()

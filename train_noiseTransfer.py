@@ -22,16 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from data.augment import SceneDistribution
-from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
-from data.noise import (
-    GENERATOR_NOISE,
-    LOST_CORRELATION,
-    NoiseCorrelationDistribution,
-)
+from data.items import GeneratorItems, SyntheticItems, Triplet
+from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
+from data.recipe import Recipe
 from data.training import (
     find_pairs_and_photos,
     find_validation_sets,
-    named_pairs,
     open_photos,
     open_real_items,
 )
@@ -87,6 +83,17 @@ from utils.training import (
 )
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
+# How items are made (method 4), for an ablation to edit; what has a flag below comes from there.
+RECIPE = Recipe(
+    # Real items: half have their noise scaled, in both views; half a box of another crop
+    p_alpha=0.5, alpha=(0.8, 1.0),
+    p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
+    lost_correlation=NoiseCorrelationDistribution(p=0.9),  # of --white-pairs: all but a few
+    # Synthetic items: Gaussian, Poisson or both; sigma of 255, chi in photons of white
+    noise=NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5, 100)),
+    p_real_clean=0.2, blur=(21, 3.5),  # of patches from SIDD's clean images; against their noise
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunSettings):
@@ -105,9 +112,9 @@ class Config(RunSettings):
     """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
     white_pairs: tuple[Path, ...] = ()
     """More pairs, whose noise lost its correlation (resized): a random one is given to it."""
-    p_real: float = P_REAL
+    p_real: float = 320 / 1120
     """Share of real items (paper: 320 of 1120)."""
-    noise_models: tuple[float, ...] = GENERATOR_NOISE.probabilities
+    noise_models: tuple[float, ...] = RECIPE.noise.probabilities
     """Of synthetic items: probabilities of Gaussian, Poisson, both, random noise level function."""
     p_correlated: float = 0.0
     """Of synthetic items whose noise is given a random correlation, as cameras leave one."""
@@ -452,15 +459,18 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
     pairs, photos = find_pairs_and_photos(
         c.train_images, c.pairs, c.photos, sample_cache=c.sample_cache
     )
+    recipe = dataclasses.replace(
+        RECIPE,
+        noise=dataclasses.replace(RECIPE.noise, probabilities=c.noise_models),
+        correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
+        scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
+    )
     largest = max((c.patch, *c.reference_sizes))
-    scenes = SceneDistribution(c.p_varied) if c.p_varied else None
-    white = named_pairs(c.white_pairs)
-    lost = LOST_CORRELATION if white else None
-    real = open_real_items(pairs, c.patch, c.cache, device, "auto", largest, white, lost, scenes)
+    real = open_real_items(
+        pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
+    )
     source = open_photos(photos, c.patch, c.cache, device, largest=largest)
-    noise = dataclasses.replace(GENERATOR_NOISE, probabilities=c.noise_models)
-    correlation = NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None
-    synthetic = SyntheticItems(source, real, noise, correlation, scenes) if source else None
+    synthetic = SyntheticItems(source, recipe, real) if source else None
     return GeneratorItems(synthetic, real, c.p_real, c.reference_sizes)
 
 
