@@ -20,25 +20,18 @@ from typing import Literal
 import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from data.augment import SceneDistribution
-from data.items import P_REAL, GeneratorItems, SyntheticItems, Triplet
-from data.noise import (
-    GENERATOR_NOISE,
-    LOST_CORRELATION,
-    NoiseCorrelationDistribution,
-)
-from data.prefetch import Prefetcher
-from data.test_sets import PairedTestSet
+from data.items import GeneratorItems, SyntheticItems, Triplet
+from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
+from data.recipe import Recipe
 from data.training import (
     find_pairs_and_photos,
     find_validation_sets,
-    named_pairs,
     open_photos,
     open_real_items,
 )
-from evaluation.measure import evaluate_transfer, mean_over_images
+from evaluation.measure import evaluate_transfer
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, given_noise, no_noise, normal_noise
 from models.layers import (
@@ -67,6 +60,7 @@ from models.noise_transfer import (
     NoiseTransfer,
     momentum_update,
 )
+from training.run import RunSettings, TrainingRun
 from utils.checkpoint import load_weights
 from utils.config import at_least, check_training, parse, print_config, provenance
 from utils.distributed import (
@@ -79,61 +73,54 @@ from utils.distributed import (
 from utils.errors import exit_on_user_error, require
 from utils.graph import GraphedStep
 from utils.metrics import akld, ks
-from utils.precision import Precision, autocast, forward_dtype, set_float32_precision
-from utils.resume import TrainingRun, saved_settings
-from utils.runlog import RunLog
+from utils.precision import autocast, forward_dtype, set_float32_precision
+from utils.resume import saved_settings
 from utils.seeding import Randomness, randomness
 from utils.training import (
     GradientMean,
-    Means,
     TrainingState,
     apply_gradients,
     average_weights,
-    progress_bar,
     save_weights,
     warm_up_cosine,
 )
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
+# How items are made (method 4), for an ablation to edit; what has a flag below comes from there.
+RECIPE = Recipe(
+    # Real items: half have their noise scaled, in both views; half a box of another crop
+    p_alpha=0.5, alpha=(0.8, 1.0),
+    p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
+    # Of --white-pairs: a phone's but for a few, 0.4 in the median
+    lost_correlation=NoiseCorrelationDistribution(p=0.95, neighbour=(0.05, 0.42)),
+    # Synthetic items: Gaussian, Poisson or both; sigma of 255, chi in photons of white
+    noise=NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5, 100)),
+    p_real_clean=0.2, blur=(21, 3.5),  # of patches from SIDD's clean images; against their noise
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(RunSettings):
     """Train the noise encoder and generator."""
 
     preset: Literal["paper", "lite", "small", "release"] = "paper"
     """Set of defaults; explicit flags win."""
     ablation: str = "none"
     """A row of ABLATIONS, such as no-contrastive, on top of the preset."""
-    debug: bool = False
-    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
-    gpu: str = "0"
-    """CUDA device numbers, such as 0 or 0,1, or cpu: a process each."""
-    precision: Precision = "auto"
-    """auto: bf16 on CUDA, fp32 on the CPU."""
-    compile: bool = False
-    """torch.compile the networks: minutes at the start, faster steps."""
     graph: bool = True
     """On one CUDA device, without --compile and --skip-nonfinite: the step as a CUDA graph."""
     run_dir: Path = Path("runs/NT")
-    """Where the run's checkpoint, weights and logs go."""
-    seed: int = 0
 
     # Data
-    train_images: Path = Path("train_images")
-    """Searched for SIDD, paired folders and photographs where the next two are not given."""
     pairs: tuple[Path, ...] = ()
     """Folders of real pairs, SIDD or clean/ with noisy/; one named twice counts twice."""
     photos: tuple[Path, ...] = ()
     """Folders of clean photographs, such as DIV2K_train_HR; one named twice counts twice."""
-    test_images: Path = Path("test_images")
-    """Validation sets; whatever is present is used."""
-    cache: Path = Path("cache")
-    """Where decoded images are kept."""
     white_pairs: tuple[Path, ...] = ()
     """More pairs, whose noise lost its correlation (resized): a random one is given to it."""
-    p_real: float = P_REAL
+    p_real: float = 320 / 1120
     """Share of real items (paper: 320 of 1120)."""
-    noise_models: tuple[float, ...] = GENERATOR_NOISE.probabilities
+    noise_models: tuple[float, ...] = RECIPE.noise.probabilities
     """Of synthetic items: probabilities of Gaussian, Poisson, both, random noise level function."""
     p_correlated: float = 0.0
     """Of synthetic items whose noise is given a random correlation, as cameras leave one."""
@@ -204,19 +191,6 @@ class Config:
     ema: float = 0.0
     """Decay a step of the averaged generator that is saved and validated; 0: the last (paper)."""
 
-    # Running
-    max_minutes: float | None = None
-    """Stop, saved, after this long; the same command goes on."""
-    keep: int = 2
-    """Checkpoints kept, the newest, beside the best by validation."""
-    skip_nonfinite: int = 0
-    """Leave out steps whose gradients are not finite, at most so many in a row."""
-    log_every: int = 100
-    val_limit: int | None = None
-    """Images a validation set; all by default."""
-    dry_run: bool = False
-    """Print the resolved configuration and leave."""
-
 
 # Groups of loss terms, for the ablations below.
 PAPER_TERMS = dict(
@@ -281,7 +255,7 @@ ABLATIONS = {
     "temperature-0.2": dict(temperature=0.2),
 }
 DEBUG = dict(
-    width=4, batch=4, patch=32, border=4, reference_sizes=(), reference_patch=16, epochs=2,
+    width=4, batch=4, patch=32, border=0, reference_sizes=(), reference_patch=16, epochs=2,
     steps_per_epoch=2, queue_size=16, val_limit=2, log_every=1, run_dir=Path("runs/debug_NT"),
 )  # fmt: skip
 
@@ -501,6 +475,12 @@ def gradients(
     return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
 
 
+def captures(c: Config, device: torch.device) -> bool:
+    """Whether the step becomes a CUDA graph: nothing in it may need the CPU."""
+    alone = idist.get_world_size() == 1
+    return device.type == "cuda" and alone and c.graph and not (c.compile or c.skip_nonfinite)
+
+
 def graphed_step(
     s: State, c: Config, device: torch.device
 ) -> Callable[[Triplet, NoiseSource], dict[str, Tensor]]:
@@ -535,7 +515,7 @@ def noise_source(c: Config, rng: Randomness) -> NoiseSource:
 def learning_rate(c: Config, step: int) -> float:
     if c.lr_decay == "constant":
         return c.lr
-    total = c.epochs * c.steps_per_epoch
+    total = c.steps
     if step < c.encoder_steps:
         return c.lr * warm_up_cosine(step, min(c.encoder_steps, total), c.warm_up)
     return c.lr * warm_up_cosine(step - c.encoder_steps, total - c.encoder_steps, c.warm_up)
@@ -543,17 +523,20 @@ def learning_rate(c: Config, step: int) -> float:
 
 def open_items(c: Config, device: torch.device) -> GeneratorItems:
     pairs, photos = find_pairs_and_photos(
-        c.train_images, c.pairs, c.photos, sample_cache=c.cache / "sample" if c.debug else None
+        c.train_images, c.pairs, c.photos, sample_cache=c.sample_cache
+    )
+    recipe = dataclasses.replace(
+        RECIPE,
+        noise=dataclasses.replace(RECIPE.noise, probabilities=c.noise_models),
+        correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
+        scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
     )
     largest = max((c.patch, *c.reference_sizes))
-    scenes = SceneDistribution(c.p_varied) if c.p_varied else None
-    white = named_pairs(c.white_pairs)
-    lost = LOST_CORRELATION if white else None
-    real = open_real_items(pairs, c.patch, c.cache, device, "auto", largest, white, lost, scenes)
+    real = open_real_items(
+        pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
+    )
     source = open_photos(photos, c.patch, c.cache, device, largest=largest)
-    noise = dataclasses.replace(GENERATOR_NOISE, probabilities=c.noise_models)
-    correlation = NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None
-    synthetic = SyntheticItems(source, real, noise, correlation, scenes) if source else None
+    synthetic = SyntheticItems(source, recipe, real) if source else None
     return GeneratorItems(synthetic, real, c.p_real, c.reference_sizes)
 
 
@@ -573,30 +556,13 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, patch, c.inject_noise)
 
 
-def show(
-    log: RunLog, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource, step: int
-) -> None:
+def show(run: TrainingRun, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource) -> None:
     """A picture of up to four samples: clean | reference | generated | real."""
     clean, real, reference = (x[:4] for x in (batch.clean, batch.noisy1, batch.noisy2))
     fake = transfer.transfer(clean, reference, noise)
     reference = reference[..., : clean.shape[-2], : clean.shape[-1]]
-    log.pictures("train/clean, reference, generated, real", [clean, reference, fake, real], step)
-
-
-def validate(
-    transfer: NoiseTransfer,
-    test_set: PairedTestSet,
-    c: Config,
-    log: RunLog,
-    step: int,
-    device: torch.device,
-) -> float:
-    """The mean AKLD, all figures into the log."""
-    how = dict(seed=c.seed, limit=c.val_limit, device=device, progress=False)
-    means = mean_over_images(evaluate_transfer(transfer, test_set, **how))
-    log.scalars(f"val/{test_set.name}", means, step)
-    tqdm.write(f"  {test_set.title}: " + ", ".join(f"{k} {v:.4f}" for k, v in means.items()))
-    return means["akld"]
+    columns = [clean, reference, fake, real]
+    run.log.pictures("train/clean, reference, generated, real", columns, run.state.step)
 
 
 def train(c: Config, device: torch.device) -> None:
@@ -605,53 +571,38 @@ def train(c: Config, device: torch.device) -> None:
     batch_size = local_batch(c.batch, c.grad_accum)
     with idist.one_rank_first(local=True):  # it decodes the images, the others find them decoded
         items = open_items(c, device)
-    sample = c.cache / "sample" if c.debug else None
-    sets = find_validation_sets(c.test_images, paired=True, sample_cache=sample)
-
-    s = State(c, device)
-    means, total = Means(device), c.epochs * c.steps_per_epoch
+    sets = find_validation_sets(c.test_images, paired=True, sample_cache=c.sample_cache)
 
     def draw(step: int) -> tuple[Triplet, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
         return items.triplets(batch_size, rng), rng
 
-    with TrainingRun(c, s) as run, Prefetcher(draw, s.step, total, device) as batches:
-        log, bar = RunLog(c.run_dir, c), progress_bar(total, s.step)
-        step = partial(train_step, s, c)
-        alone = idist.get_world_size() == 1
-        if device.type == "cuda" and alone and c.graph and not (c.compile or c.skip_nonfinite):
-            step = graphed_step(s, c, device)
-        for batch, rng in batches:
-            if run.must_stop():
-                break
+    s = State(c, device)
+    with TrainingRun(c, s, device, SHOWN) as run:
+        step = graphed_step(s, c, device) if captures(c, device) else partial(train_step, s, c)
+        for batch, rng in run.steps(draw):
             s.set_lr(learning_rate(c, s.step))
             values = step(batch, noise_source(c, rng))
-            means.update(values, s.step)
-            bar.update()
-
-            if s.step % c.log_every == 0 or s.step == c.encoder_steps:  # then other values follow
-                numbers = means.read()
-                numbers |= {"lr": learning_rate(c, s.step - 1), "waiting": batches.waiting_share}
-                log.scalars("train", numbers, s.step)
-                bar.set_postfix({k: f"{numbers[k]:.3f}" for k in SHOWN if k in numbers})
-            if s.step % c.steps_per_epoch == 0 and is_first():
-                bar.write(f"Epoch {s.step // c.steps_per_epoch} of {c.epochs}")
-                run.save()
-                if s.step <= c.encoder_steps:
-                    continue  # the generator is as it began
-                transfer = export(s, c, c.run_dir)
-                show(log, transfer, batch, noise_source(c, rng), s.step)
-                akld_of_sets = [validate(transfer, t, c, log, s.step, device) for t in sets]
-                if sets and run.save_if_best(-sum(akld_of_sets) / len(sets)):
-                    export(s, c, c.run_dir / "best")
-        bar.close()
+            run.record(values, now=s.step == c.encoder_steps)  # then other values follow
+            if not run.epoch_is_over or s.step <= c.encoder_steps:
+                continue  # in the encoder's phase the generator is as it began
+            transfer = export(s, c, c.run_dir)
+            show(run, transfer, batch, noise_source(c, rng))
+            distances = []
+            for test_set in sets:
+                scores = evaluate_transfer(
+                    transfer,
+                    test_set,
+                    seed=c.seed,
+                    limit=c.val_limit,
+                    device=device,
+                    progress=False,
+                )
+                distances.append(run.record_validation(test_set, scores)["akld"])
+            if run.save_if_best([-d for d in distances]):
+                export(s, c, c.run_dir / "best")
         if is_first():
-            run.save()
             export(s, c, c.run_dir)
-        log.close()
-        state = "finished" if s.step >= total else "stopped, the same command goes on"
-        print(f"{state} after step {s.step}; weights and log in {c.run_dir}")
-    run.exit()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -35,14 +35,18 @@ from benchmarks.report import (
     write_json,
 )
 from data.folders import PairFile
-from data.items import P_REAL, P_SIDD_CLEAN, GeneratorItems, PatchSource, SyntheticItems
+from data.items import GeneratorItems, PatchSource, SyntheticItems
 from data.sample import write_sample
 from data.store import ImageStore
 from data.training import StorePlace, find_pairs_and_photos, open_photos, open_real_items
+from train_noiseTransfer import RECIPE
+from train_noiseTransfer import Config as TrainConfig
 from utils.config import choose_device, parse
 from utils.errors import exit_on_user_error, require
 from utils.images import read_image_size, write_image
 from utils.seeding import randomness
+
+P_REAL = TrainConfig().p_real
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,7 @@ class PlainItems:
         return patches
 
     def clean(self, rng: np.random.Generator) -> np.ndarray:
-        if rng.random() < P_SIDD_CLEAN:
+        if rng.random() < RECIPE.p_real_clean:
             (patch,) = self.crop(rng, self.pairs[rng.integers(len(self.pairs))].clean)
             return cv2.GaussianBlur(patch, (21, 21), 3.5)
         return self.crop(rng, self.photos[rng.integers(len(self.photos))])[0]
@@ -205,11 +209,11 @@ class TimedCrops:
 def measure_items(
     c: Config, pairs: Sequence[PairFile], photos: Sequence[Path], cache: Path, device: torch.device
 ) -> list[Row]:
-    real = open_real_items(pairs, c.patch, cache, device, c.place)
+    real = open_real_items(pairs, c.patch, cache, device, RECIPE, c.place)
     source = open_photos(photos, c.patch, cache, device, c.place)
     stores = [TimedCrops(source.store), TimedCrops(real.source.store)]
     source.store, real.source.store = stores
-    items = GeneratorItems(SyntheticItems(source, real), real)
+    items = GeneratorItems(SyntheticItems(source, RECIPE, real), real, P_REAL)
     plain = {memory: PlainItems(pairs, photos, c.patch, memory) for memory in (False, True)}
     steps, in_crops = iter(range(10**6)), []
 
@@ -259,7 +263,7 @@ def _use_store(files: list[Path], cache: Path, c: Config, device_name: str, star
     source = open_photos(files, c.patch, cache, device, c.place)
     row: Row = {"start_s": imported, "open_s": time.perf_counter() - began}
 
-    items, crop_ms = SyntheticItems(source), []
+    items, crop_ms = SyntheticItems(source, RECIPE), []
     items.triplets(c.batch, randomness(0, 0, 0, device=device))
     row["first_batch_s"] = time.time() - started
     row["first_rss_mb"] = resident("VmRSS")

@@ -43,9 +43,14 @@ def replace_rows(images: Tensor, at: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([images, rows]).index_select(0, source.to(images.device))
 
 
-def cutmix_mask(n: int, patch: int, generator: torch.Generator, p: float = 0.5) -> Tensor:
-    """(n, 1, patch, patch) bool: True in a box of U[P/4, 3P/4) pixels a side, with p."""
-    low, high = patch // 4, 3 * patch // 4
+def cutmix_mask(
+    n: int, patch: int, generator: torch.Generator, p: float, sides: tuple[float, float]
+) -> Tensor:
+    """(n, 1, patch, patch) bool: with p, True in a box of sides uniform in `sides` of the patch's.
+
+    Rounded down; the upper end is left out.
+    """
+    low, high = (int(share * patch) for share in sides)
     side = torch.randint(low, max(high, low + 1), (2, n), generator=generator)
     start = (torch.rand(2, n, generator=generator) * (patch - side + 1)).long()
     axis = torch.arange(patch)

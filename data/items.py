@@ -12,28 +12,17 @@ import torch
 from torch import Tensor
 
 from data.augment import (
-    SceneDistribution,
     cutmix_mask,
     dequantise,
     draw_flip_turn,
     flip_turn,
     replace_rows,
 )
-from data.noise import (
-    GENERATOR_NOISE,
-    NoiseCorrelation,
-    NoiseCorrelationDistribution,
-    NoiseModelDistribution,
-    add_noise,
-    correlate,
-)
+from data.noise import NoiseCorrelation, add_noise, correlate
+from data.recipe import Recipe
 from data.store import DeviceImageStore, ImageStore
 from utils.filters import gaussian_kernel1d
 from utils.seeding import Randomness
-
-P_REAL = 320 / 1120  # 320 pairs of SIDD-Medium among 1120 items, drawn with replacement
-P_SIDD_CLEAN = 0.2  # a synthetic item's patch comes from a blurred SIDD clean image
-BLUR = 21, 3.5  # size and sigma of the Gaussian that takes the last noise off SIDD's clean images
 
 
 @dataclass(frozen=True)
@@ -60,12 +49,13 @@ def to_float(images: Tensor) -> Tensor:
 
 
 @functools.cache
-def blur_matrix(patch: int, device: torch.device) -> Tensor:
+def blur_matrix(patch: int, size: int, sigma: float, device: torch.device) -> Tensor:
     """K (P, P + 2 radius) with K x K^T = x (..., P + 2 radius, P + 2 radius) blurred, border off.
+
+    size: taps of the Gaussian, 2 radius + 1.
 
     Two products with a band matrix take a third of the time of the convolutions on a CPU.
     """
-    size, sigma = BLUR
     band = torch.zeros(patch, patch + size - 1)
     for tap, weight in enumerate(gaussian_kernel1d(size, sigma)):
         band.diagonal(tap).fill_(weight)
@@ -102,17 +92,19 @@ class PatchSource:
             crops = crops.pin_memory()  # the copy is asynchronous from there alone
         return crops.to(self.device, non_blocking=True).contiguous()
 
-    def patches(self, index: Tensor, rng: Randomness, blur: bool = False) -> Tensor:
+    def patches(
+        self, index: Tensor, rng: Randomness, blur: tuple[int, float] | None = None
+    ) -> Tensor:
         """(B, 3, P, P) in [0, 1]: one augmented patch of each image `index`.
 
-        blur: as the whole image would be blurred, up to its borders.
+        blur: size and sigma of a Gaussian; as the whole image would be blurred, up to its borders.
         """
-        margin = BLUR[0] // 2 if blur else 0
+        margin = blur[0] // 2 if blur else 0
         crops = self.read(index, *self.place(index, rng), margin)
         x = to_float(flip_turn(crops, *draw_flip_turn(len(index), rng.choices)))
         if not blur:
             return x
-        band = blur_matrix(self.patch, self.device)
+        band = blur_matrix(self.patch, *blur, self.device)
         return band @ x @ band.T
 
 
@@ -120,9 +112,8 @@ class RealItems:
     """Real items: two views of noise of one kind, from pairs [clean 0, noisy 0, clean 1, ...].
 
     kinds: a label a pair; pairs with equal labels share their noise (SIDD: the same ISO).
-    white: how many of the last pairs have noise that lost its correlation (resized images);
-    correlation: what is given to it, the same to both views; scenes: how their clean side varies
-    under the same noise.
+    white: how many of the last pairs have noise that lost its correlation (resized images): the
+    recipe's is given to it, the same in both views, and their clean side varies under it.
     """
 
     def __init__(
@@ -131,20 +122,18 @@ class RealItems:
         kinds: Sequence[str],
         patch: int,
         device: torch.device,
+        recipe: Recipe,
         white: int = 0,
-        correlation: NoiseCorrelationDistribution | None = None,
-        scenes: SceneDistribution | None = None,
     ) -> None:
         if len(store) != 2 * len(kinds):
             raise ValueError(f"{len(store)} images are not {len(kinds)} pairs")
-        self.source = PatchSource(store, patch, device)
+        self.source, self.recipe = PatchSource(store, patch, device), recipe
         order = sorted(range(len(kinds)), key=lambda i: kinds[i])
         sorted_kinds = [kinds[i] for i in order]
         self.members = torch.tensor(order)  # pairs, those of one kind side by side
         self.first = torch.tensor([sorted_kinds.index(k) for k in kinds])
         self.count = torch.tensor([sorted_kinds.count(k) for k in kinds])
-        self.first_white = len(kinds) - white
-        self.correlation, self.scenes = correlation, scenes
+        self.white, self.first_white = white, len(kinds) - white
 
     def __len__(self) -> int:
         return len(self.members)
@@ -179,7 +168,8 @@ class RealItems:
         properly turned, whatever the box's shape.
         """
         both = self.augmented_pair(pair, rng, patch)
-        box = cutmix_mask(len(pair), both.shape[-1], rng.choices)
+        r = self.recipe
+        box = cutmix_mask(len(pair), both.shape[-1], rng.choices, r.p_cutmix, r.cutmix_sides)
         mixed = box.any(dim=(1, 2, 3)).nonzero().squeeze(1)
         if len(mixed):
             second = self.augmented_pair(pair[mixed], rng, patch)
@@ -194,17 +184,19 @@ class RealItems:
         if correlation is None or not white.any():
             return clean, noisy
         scene = clean
-        if self.scenes is not None:
-            scene = self.scenes.apply(clean, rng.choices, dim=False)
+        if r.scenes is not None:
+            scene = r.scenes.apply(clean, rng.choices, dim=False)
         own = correlate(noisy - clean + scene, scene, correlation)
         white = white.to(clean.device)[:, None, None, None]
         return torch.where(white, scene, clean), torch.where(white, own, noisy)
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         pair = torch.randint(len(self), (n,), generator=rng.choices)
-        scaled = torch.rand(n, generator=rng.choices) < 0.5
-        alpha = torch.where(scaled, 0.8 + 0.2 * torch.rand(n, generator=rng.choices), 1.0)
-        same = None if self.correlation is None else self.correlation.draw(n, rng.choices)
+        scaled = torch.rand(n, generator=rng.choices) < self.recipe.p_alpha
+        low, high = self.recipe.alpha
+        alpha = low + (high - low) * torch.rand(n, generator=rng.choices)
+        alpha = torch.where(scaled, alpha, 1.0)
+        same = self.recipe.lost_correlation.draw(n, rng.choices) if self.white else None
         clean, noisy1 = self.view(pair, alpha, rng, None, same)
         _, noisy2 = self.view(self.same_kind(pair, rng), alpha, rng, reference_size, same)
         return Triplet(clean, noisy1, noisy2)
@@ -213,26 +205,17 @@ class RealItems:
 class SyntheticItems:
     """Synthetic items: two independent clean patches under fresh noise of one drawn model.
 
-    photos: clean photographs (DIV2K); real: its clean images, blurred, give P_SIDD_CLEAN of the
-    patches where there are any. correlation: of the noise, the same in both views; scenes: how the
-    clean patches vary.
+    photos: clean photographs (DIV2K); real: its clean images, blurred, give the recipe's share of
+    the patches.
     """
 
-    def __init__(
-        self,
-        photos: PatchSource,
-        real: RealItems | None = None,
-        noise: NoiseModelDistribution = GENERATOR_NOISE,
-        correlation: NoiseCorrelationDistribution | None = None,
-        scenes: SceneDistribution | None = None,
-    ) -> None:
-        self.photos, self.real, self.noise = photos, real, noise
-        self.correlation, self.scenes = correlation, scenes
+    def __init__(self, photos: PatchSource, recipe: Recipe, real: RealItems | None = None) -> None:
+        self.photos, self.recipe, self.real = photos, recipe, real
 
     def clean_patches(self, n: int, rng: Randomness, patch: int | None = None) -> Tensor:
         """(n, 3, P, P) in [0, 1]."""
         patch = patch or self.photos.patch
-        p_real = 0.0 if self.real is None else P_SIDD_CLEAN
+        p_real = 0.0 if self.real is None else self.recipe.p_real_clean
         is_real = torch.rand(n, generator=rng.choices) < p_real
         n_real = int(is_real.sum())
         index = torch.randint(len(self.photos), (n - n_real,), generator=rng.choices)
@@ -240,20 +223,21 @@ class SyntheticItems:
         if not n_real:
             return self._varied(patches, rng)
         pair = torch.randint(len(self.real), (n_real,), generator=rng.choices)
-        blurred = self.real.source.of_size(patch).patches(2 * pair, rng, blur=True)
+        blurred = self.real.source.of_size(patch).patches(2 * pair, rng, self.recipe.blur)
         back = is_real.long().argsort(stable=True).argsort()  # from photos first to as drawn
         patches = torch.cat([patches, blurred]).index_select(0, back.to(patches.device))
         return self._varied(patches, rng)
 
     def _varied(self, patches: Tensor, rng: Randomness) -> Tensor:
-        return patches if self.scenes is None else self.scenes.apply(patches, rng.choices)
+        scenes = self.recipe.scenes
+        return patches if scenes is None else scenes.apply(patches, rng.choices)
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
-        model = self.noise.draw(n, rng.choices)
+        model, correlation = self.recipe.noise.draw(n, rng.choices), self.recipe.correlation
         clean, other = self.clean_patches(n, rng), self.clean_patches(n, rng, reference_size)
         noisy1, noisy2 = (add_noise(x, model, rng.pixels) for x in (clean, other))
-        if self.correlation is not None:
-            same = self.correlation.draw(n, rng.choices)
+        if correlation is not None:
+            same = correlation.draw(n, rng.choices)
             noisy1, noisy2 = correlate(noisy1, clean, same), correlate(noisy2, other, same)
         return Triplet(clean, noisy1, noisy2)
 
@@ -268,7 +252,7 @@ class GeneratorItems:
         self,
         synthetic: SyntheticItems | None,
         real: RealItems | None,
-        p_real: float = P_REAL,
+        p_real: float,
         reference_sizes: Sequence[int] = (),
     ) -> None:
         if synthetic is None and real is None:

@@ -81,10 +81,6 @@ def random_level(n: int, strength: tuple[float, float], generator: torch.Generat
     return (base + curve + channel + 0.1 * torch.randn(n, 3, KNOTS, generator=generator)).exp()
 
 
-# Of the synthetic items that train the generator (method 4).
-GENERATOR_NOISE = NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5, 100))
-
-
 def add_noise(
     clean: Tensor,
     model: NoiseModel,
@@ -201,10 +197,6 @@ class NoiseCorrelationDistribution:
         kernel[white] = F.one_hot(torch.tensor(TAPS // 2), TAPS).float()
         mixing[white] = torch.eye(3)
         return NoiseCorrelation(F.normalize(kernel, dim=-1), F.normalize(mixing, dim=-1))
-
-
-# Of resized pairs, whose noise was a phone's: correlated but for a few, by 0.4 in the median.
-LOST_CORRELATION = NoiseCorrelationDistribution(0.95, neighbour=(0.05, 0.42))
 
 
 def correlate(noisy: Tensor, clean: Tensor, correlation: NoiseCorrelation) -> Tensor:

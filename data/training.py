@@ -6,11 +6,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from data.augment import SceneDistribution
 from data.doctor.examine import quick_check
 from data.folders import PairFile, Survey, photo_folder, require_sound, survey
 from data.items import PatchSource, RealItems
-from data.noise import NoiseCorrelationDistribution
+from data.recipe import Recipe
 from data.sample import write_sample
 from data.store import DeviceImageStore, ImageStore, check_pair_sizes
 from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
@@ -131,16 +130,16 @@ def open_real_items(
     patch: int,
     cache: Path,
     device: torch.device,
+    recipe: Recipe,
     place: StorePlace = "auto",
     largest: int = 0,
-    white: Sequence[PairFile] = (),
-    correlation: NoiseCorrelationDistribution | None = None,
-    scenes: SceneDistribution | None = None,
+    white: Sequence[Path] = (),
 ) -> RealItems | None:
     """None without pairs. UserError for unequal sides, and an image smaller than the patch or the
-    `largest` one that will be asked for. white: pairs whose noise lost its correlation, see
-    RealItems."""
-    pairs = [*pairs, *white]
+    `largest` one that will be asked for. white: folders of more pairs, whose noise lost its
+    correlation, see RealItems."""
+    white_pairs = named_pairs(white)
+    pairs = [*pairs, *white_pairs]
     if not pairs:
         return None
     files = [file for pair in pairs for file in (pair.clean, pair.noisy)]
@@ -148,7 +147,7 @@ def open_real_items(
     check_pair_sizes(store)
     kinds = [pair.kind for pair in pairs]
     store = place_store(store, device, place)
-    return RealItems(store, kinds, patch, device, len(white), correlation, scenes)
+    return RealItems(store, kinds, patch, device, recipe, len(white_pairs))
 
 
 def open_photos(

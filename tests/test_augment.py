@@ -57,7 +57,7 @@ def boxes(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def test_cutmix_boxes(patch: int) -> None:
     """With p 0.5 (5 sqrt(n / 4)); sides integers of [P/4, 3P/4), uniform; inside the patch."""
     n = 4000
-    mask = cutmix_mask(n, patch, generator())
+    mask = cutmix_mask(n, patch, generator(), 0.5, (0.25, 0.75))
     assert mask.shape == (n, 1, patch, patch)
     assert mask.dtype == torch.bool
     used = mask.any(dim=(1, 2, 3))
@@ -81,7 +81,7 @@ def test_cutmix_boxes_lie_anywhere() -> None:
     width) expects m / 64; starts of rows and columns correlate by 0, SE 1 / sqrt(m).
     """
     patch, n = 16, 20_000
-    mask = cutmix_mask(n, patch, generator(), p=1)
+    mask = cutmix_mask(n, patch, generator(), 1.0, (0.25, 0.75))
     assert mask.any(dim=(1, 2, 3)).all()
     start, side = boxes(mask)
     for axis in (0, 1):

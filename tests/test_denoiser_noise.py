@@ -12,7 +12,7 @@ import train_denoiser as REAL
 import train_denoiser_synthetic as SYNTHETIC
 from evaluation.blind_noise_level import blind_sigma
 from evaluation.denoising_tables import denoiser_of
-from models import NoiseEncoder, NoiseGenerator
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.generator import normal_noise
 from tests.helpers import Items
 from tests.test_training_step import Spy
@@ -96,7 +96,7 @@ def test_gaussian_and_poisson_gaussian_on_another_intensity() -> None:
 
 def test_generated_noise_comes_from_the_networks(nt: Path) -> None:
     clean, reference = noisy_greys(0.5, 0.1, 0)
-    transfer = REAL.NoiseTransfer.from_checkpoint(nt)
+    transfer = NoiseTransfer.from_checkpoint(nt)
     expected = transfer(clean, reference, normal_noise(torch.Generator().manual_seed(7)))
     seen, _ = step("noisetransfer", clean, reference, nt)
     torch.testing.assert_close(seen, expected)
@@ -140,5 +140,5 @@ def test_one_step_from_the_command_line(
 @pytest.mark.parametrize("noise", NOISES)
 def test_file_names(denoiser: str, noise: str) -> None:
     c = dataclasses.replace(REAL.Config(), denoiser=denoiser, noise=noise)
-    assert REAL.weights_file(c) == FILES[noise].replace("ridnet", denoiser)
-    assert denoiser_of(Path("ckpts/sidd") / REAL.weights_file(c)) == (denoiser, noise)
+    assert c.weights_file == FILES[noise].replace("ridnet", denoiser)
+    assert denoiser_of(Path("ckpts/sidd") / c.weights_file) == (denoiser, noise)

@@ -1,6 +1,7 @@
 """Training items (method 4): images whose pixels tell where they come from, and counts of draws."""
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from torch import Tensor
 from data.augment import SceneDistribution, blur_each
 from data.items import GeneratorItems, PatchSource, RealItems, SyntheticItems, Triplet
 from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
+from data.recipe import NO_CORRELATION, NO_NOISE, Recipe
 from data.store import ImageStore
+from train_noiseTransfer import RECIPE, Config
 from utils.images import write_image
 from utils.seeding import Randomness, randomness
 
 CPU = torch.device("cpu")
-NO_NOISE = NoiseModelDistribution((1, 0, 0), sigma=(0, 0), chi=(5, 5))
+NOISELESS = replace(RECIPE, noise=NO_NOISE)
+P_REAL = Config().p_real
 KINDS = ("iso_100", "iso_800", "iso_100", "iso_100", "iso_3200", "iso_800")
 SIZES = ((30, 42), (40, 20), (16, 16), (17, 33), (16, 50), (25, 25))
 P = 16
@@ -53,13 +57,13 @@ def coded(size: tuple[int, int], blue: int, offset: int = 1) -> np.ndarray:
 def coded_pairs(folder: Path) -> RealItems:
     """Pair k: blue 10 + k. The noisy image is 100 levels brighter, in all channels, everywhere."""
     images = [coded(s, 10 + k + d, 1 + d) for k, s in enumerate(SIZES) for d in (0, 100)]
-    return RealItems(make_store(folder, images), KINDS, P, CPU)
+    return RealItems(make_store(folder, images), KINDS, P, CPU, RECIPE)
 
 
 def flat_pairs(folder: Path, patch: int = P) -> RealItems:
     """Pair k is (50, 60, 10 + k), and 100 levels of noise in the red: alpha can be read off."""
     images = [flat(s, 50 + d, 60, 10 + k) for k, s in enumerate(SIZES) for d in (0, 100)]
-    return RealItems(make_store(folder, images), KINDS, patch, CPU)
+    return RealItems(make_store(folder, images), KINDS, patch, CPU, RECIPE)
 
 
 def flat_photos(folder: Path, patch: int = P) -> PatchSource:
@@ -75,8 +79,9 @@ def real_and_synthetic(folder: Path, device: torch.device, patch: int = P) -> Ge
     """Full-range random images in which no value is safe from clipping."""
     pairs = make_store(folder / "pairs", [photo_like(i, SIZES[i // 2]) for i in range(12)])
     photos = make_store(folder / "photos", [photo_like(99 + i, s) for i, s in enumerate(SIZES)])
-    real = RealItems(pairs, KINDS, patch, device)
-    return GeneratorItems(SyntheticItems(PatchSource(photos, patch, device), real), real)
+    real = RealItems(pairs, KINDS, patch, device, RECIPE)
+    synthetic = SyntheticItems(PatchSource(photos, patch, device), RECIPE, real)
+    return GeneratorItems(synthetic, real, P_REAL)
 
 
 def blue(images: Tensor) -> Tensor:
@@ -153,7 +158,7 @@ def test_noiseless_pixels_stay_noiseless(tmp_path: Path) -> None:
     """Only even columns have noise: odd ones are neither dithered nor touched by alpha."""
     clean = coded((32, 32), 10)
     noisy = clean + np.uint8(100) * (np.arange(32) % 2 == 0)[None, :, None].astype(np.uint8)
-    items = RealItems(make_store(tmp_path, [clean, noisy]), ["a"], P, CPU)
+    items = RealItems(make_store(tmp_path, [clean, noisy]), ["a"], P, CPU, RECIPE)
     triplet = items.triplets(40, rng())
     column = (triplet.clean[:, 1] * 255).round().long() - 1
     has_noise = (column % 2 == 0)[:, None].expand_as(triplet.clean)
@@ -193,7 +198,7 @@ def test_blurred_patches_are_patches_of_the_blurred_image(tmp_path: Path) -> Non
             image.astype(np.float64) / 255, (21, 21), 3.5, borderType=cv2.BORDER_REFLECT_101
         ).astype(np.float32)
         windows = np.lib.stride_tricks.sliding_window_view(whole, (P, P), axis=(0, 1))
-        for patch in source.patches(torch.full((12,), i), rng(i), blur=True).numpy():
+        for patch in source.patches(torch.full((12,), i), rng(i), RECIPE.blur).numpy():
             turned = [np.rot90(p, k, (1, 2)) for p in (patch, patch[..., ::-1]) for k in range(4)]
             distances = [np.abs(windows - t).max(axis=(2, 3, 4)).min() for t in turned]
             assert sum(d < 2e-6 for d in distances) == 1
@@ -231,7 +236,9 @@ def test_second_view_is_of_the_same_kind(tmp_path: Path) -> None:
 def test_second_view_is_another_place(tmp_path: Path) -> None:
     """Rows (columns) of the two views of one and the same pair correlate by 0; SE 1 / sqrt(n)."""
     clean = coded((60, 60), 10)
-    items = RealItems(make_store(tmp_path, [clean, clean + np.uint8([0, 0, 100])]), ["a"], P, CPU)
+    items = RealItems(
+        make_store(tmp_path, [clean, clean + np.uint8([0, 0, 100])]), ["a"], P, CPU, RECIPE
+    )
     n = 600
     triplet = items.triplets(n, rng())
     for channel in (0, 1):
@@ -243,13 +250,13 @@ def test_second_view_is_another_place(tmp_path: Path) -> None:
 def test_pairs_and_kinds_must_match(tmp_path: Path) -> None:
     store = make_store(tmp_path, [flat((P, P), 0, 0, 0)] * 4)
     with pytest.raises(ValueError, match="4 images are not 3 pairs"):
-        RealItems(store, KINDS[:3], P, CPU)
+        RealItems(store, KINDS[:3], P, CPU, RECIPE)
 
 
 def test_where_synthetic_patches_come_from(tmp_path: Path) -> None:
     """Both patches, independently: 20 % from a SIDD clean image (any, blurred), else any photo."""
     real = flat_pairs(tmp_path / "pairs", patch=8)
-    items, n = SyntheticItems(flat_photos(tmp_path / "photos", patch=8), real, NO_NOISE), 3000
+    items, n = SyntheticItems(flat_photos(tmp_path / "photos", patch=8), NOISELESS, real), 3000
     triplet = items.triplets(n, rng())
     assert torch.equal(triplet.noisy1, triplet.clean)
     pairs, photos = len(real), len(items.photos)
@@ -273,7 +280,7 @@ def test_sidd_patches_are_blurred_in_synthetic_items(tmp_path: Path) -> None:
     checkers = np.repeat(np.indices((40, 40)).sum(axis=0)[..., None] % 2 * 255, 3, axis=2)
     pair = make_store(tmp_path / "pairs", [checkers.astype(np.uint8), flat((40, 40), 0, 0, 0)])
     photos = flat_photos(tmp_path / "photos")
-    items = SyntheticItems(photos, RealItems(pair, ["a"], P, CPU), NO_NOISE)
+    items = SyntheticItems(photos, NOISELESS, RealItems(pair, ["a"], P, CPU, RECIPE))
     clean = items.clean_patches(200, rng())
     sidd = (clean[:, 2] * 255).amax(dim=(1, 2)) < 190
     assert_counts(sidd.sum(), 0.2, 200)
@@ -289,7 +296,7 @@ def test_both_patches_have_fresh_noise_of_one_model(tmp_path: Path) -> None:
     noise = NoiseModelDistribution((1, 0, 0), sigma=(5, 30), chi=(5, 5))
     store = make_store(tmp_path, [flat((40, 40), 128, 128, 200)])
     n, count = 30, 2 * 32 * 32
-    triplet = SyntheticItems(PatchSource(store, 32, CPU), None, noise).triplets(n, rng())
+    triplet = SyntheticItems(PatchSource(store, 32, CPU), Recipe(noise=noise)).triplets(n, rng())
     noises = [(v - triplet.clean)[:, :2].flatten(1) for v in (triplet.noisy1, triplet.noisy2)]
     first, second = (v.std(dim=1).log() for v in noises)
     assert (first - second).abs().max() < 5 / math.sqrt(count)
@@ -304,7 +311,8 @@ def test_share_of_real_items(tmp_path: Path) -> None:
     SE of a sample variance of 120 batches, near normal: sqrt(2 / 119) of it.
     """
     real = flat_pairs(tmp_path / "pairs", patch=8)
-    items = GeneratorItems(SyntheticItems(flat_photos(tmp_path / "photos", patch=8)), real)
+    synthetic = SyntheticItems(flat_photos(tmp_path / "photos", patch=8), RECIPE)
+    items = GeneratorItems(synthetic, real, P_REAL)
     batches, batch, p = 120, 32, 320 / 1120
     found = []
     for step in range(batches):
@@ -318,21 +326,21 @@ def test_share_of_real_items(tmp_path: Path) -> None:
 
 def test_only_photos_or_only_pairs(tmp_path: Path) -> None:
     real, photos = flat_pairs(tmp_path / "pairs"), flat_photos(tmp_path / "photos")
-    assert (blue(GeneratorItems(None, real).triplets(64, rng()).clean) < 100).all()
-    synthetic = GeneratorItems(SyntheticItems(photos), None)
+    assert (blue(GeneratorItems(None, real, P_REAL).triplets(64, rng()).clean) < 100).all()
+    synthetic = GeneratorItems(SyntheticItems(photos, RECIPE), None, P_REAL)
     assert (blue(synthetic.triplets(64, rng()).clean) >= 200).all()
     for p, expected in ((0.0, False), (1.0, True)):
-        clean = GeneratorItems(SyntheticItems(photos), real, p).triplets(64, rng()).clean
+        clean = GeneratorItems(SyntheticItems(photos, RECIPE), real, p).triplets(64, rng()).clean
         assert ((blue(clean) < 100) == expected).all()
     with pytest.raises(ValueError, match="neither photos nor pairs"):
-        GeneratorItems(None, None)
+        GeneratorItems(None, None, P_REAL)
 
 
 def test_reference_sizes(tmp_path: Path) -> None:
     """noisy2 has one of the sizes, each as often as the others, from images of the item's kind."""
     real, photos = flat_pairs(tmp_path / "pairs", patch=8), flat_photos(tmp_path / "photos", 8)
     sizes = (8, 12, 16)
-    items, batches = GeneratorItems(SyntheticItems(photos), real, 0.5, sizes), 300
+    items, batches = GeneratorItems(SyntheticItems(photos, RECIPE), real, 0.5, sizes), 300
     drawn = []
     for step in range(batches):
         t = items.triplets(8, rng(0, 0, step))
@@ -349,7 +357,7 @@ def test_reference_sizes(tmp_path: Path) -> None:
 def test_reference_of_patch_size_is_the_default(tmp_path: Path) -> None:
     """Naming the patch's own size changes nothing but the one number drawn for it."""
     real = flat_pairs(tmp_path / "pairs", patch=8)
-    named = GeneratorItems(None, real, reference_sizes=(8,)).triplets(4, rng())
+    named = GeneratorItems(None, real, P_REAL, reference_sizes=(8,)).triplets(4, rng())
     assert {tuple(x.shape) for x in tensors(named)} == {(4, 3, 8, 8)}
 
 
@@ -397,7 +405,7 @@ def test_images_may_lie_on_the_device(tmp_path: Path, device: torch.device) -> N
     """A store in the device's memory gives the patches of the mapped file."""
     store = make_store(tmp_path, [photo_like(i, size) for i, size in enumerate(SIZES)])
     index = torch.arange(24) % len(store)
-    for blur in (False, True):
+    for blur in (None, RECIPE.blur):
         mapped, resident = (
             PatchSource(s, P, device).patches(index, rng(), blur) for s in (store, store.to(device))
         )
@@ -408,7 +416,7 @@ def test_images_may_lie_on_the_device(tmp_path: Path, device: torch.device) -> N
 # ------------------------------------------------------------------ beyond the paper: white pairs
 
 
-def white_pairs(folder: Path, **how: object) -> RealItems:
+def white_pairs(folder: Path, white: int = 0, **how: object) -> RealItems:
     """Two pairs of kind a with independent noise of sigma 20; the second one is resized."""
     rng_ = np.random.default_rng(0)
     images = []
@@ -418,7 +426,7 @@ def white_pairs(folder: Path, **how: object) -> RealItems:
             flat((96, 96), 120, 120, 120),
             (120 + noise).round().clip(0, 255).astype("uint8"),
         ]
-    return RealItems(make_store(folder, images), ["a", "b"], 48, CPU, **how)
+    return RealItems(make_store(folder, images), ["a", "b"], 48, CPU, replace(RECIPE, **how), white)
 
 
 def neighbour(noise: Tensor) -> Tensor:
@@ -430,7 +438,7 @@ def test_white_pairs_get_one_correlation_for_both_views(tmp_path: Path) -> None:
     the two views; drawn ones spread over 0 to 0.8. CutMix boxes break it at their
     borders alone."""
     n = 200
-    items = white_pairs(tmp_path, white=1, correlation=NoiseCorrelationDistribution(1.0))
+    items = white_pairs(tmp_path, 1, lost_correlation=NoiseCorrelationDistribution(1.0))
     t = items.triplets(n, rng())
     first, second = (neighbour(x - 120 / 255) for x in (t.noisy1, t.noisy2))
     correlated = (first.abs() > 0.08) | (second.abs() > 0.08)
@@ -456,8 +464,11 @@ def test_scenes_of_white_pairs_are_blurred_under_the_same_noise(tmp_path: Path) 
     )
     noisy = checkers + np.uint8([0, 0, 40])
     items = RealItems(
-        make_store(tmp_path, [checkers, noisy]), ["a"], 32, CPU, 1,
-        NoiseCorrelationDistribution(0.0), SceneDistribution(1.0, blur=(2, 2)),
+        make_store(tmp_path, [checkers, noisy]), ["a"], 32, CPU,
+        replace(
+            RECIPE, lost_correlation=NO_CORRELATION, scenes=SceneDistribution(1.0, blur=(2, 2))
+        ),
+        white=1,
     )  # fmt: skip
     t = items.triplets(40, rng())
     assert (t.clean - 100 / 255).abs().max() < 0.02  # grey
@@ -469,14 +480,14 @@ def test_scenes_of_white_pairs_are_blurred_under_the_same_noise(tmp_path: Path) 
 def test_synthetic_items_share_correlation_and_vary_scenes(tmp_path: Path) -> None:
     n, noise = 120, NoiseModelDistribution((1, 0, 0), sigma=(10, 10), chi=(5, 5))
     photos = PatchSource(make_store(tmp_path, [flat((64, 64), 128, 128, 128)]), 48, CPU)
-    items = SyntheticItems(photos, None, noise, NoiseCorrelationDistribution(0.5))
+    items = SyntheticItems(
+        photos, Recipe(noise=noise, correlation=NoiseCorrelationDistribution(0.5))
+    )
     t = items.triplets(n, rng())
     first, second = (neighbour(x - t.clean) for x in (t.noisy1, t.noisy2))
     assert (first - second).abs().max() < 0.15
     assert 0.3 < (first > 0.08).float().mean() < 0.6
-    dimmed = SyntheticItems(photos, None, noise, None, SceneDistribution(0.5)).clean_patches(
-        n, rng()
-    )
+    dimmed = SyntheticItems(photos, Recipe(scenes=SceneDistribution(0.5))).clean_patches(n, rng())
     level = dimmed.mean((1, 2, 3))
     assert_counts((level - 128 / 255).abs().gt(1e-3).sum(), 0.5, n)
     assert 0 <= dimmed.min() <= dimmed.max() <= 1

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/method.md").read_text()
 CODE = [
     f
-    for folder in (".", "evaluation", "models", "data", "utils")
+    for folder in (".", "training", "evaluation", "models", "data", "utils")
     for f in (ROOT / folder).glob("*.py")
 ]
 CITED = re.compile(r"\bEq\. (\d+\.\d+)")

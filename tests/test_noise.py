@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from data.noise import (
-    GENERATOR_NOISE,
     KNOTS,
     NoiseCorrelation,
     NoiseCorrelationDistribution,
@@ -20,6 +19,8 @@ from data.noise import (
     interpolate,
     random_level,
 )
+from train_denoiser_synthetic import RECIPE as DENOISER
+from train_noiseTransfer import RECIPE as GENERATOR
 
 INF = math.inf
 SIDE = 128
@@ -141,17 +142,11 @@ def test_equal_seeds_give_equal_noise(device: torch.device) -> None:
     assert torch.equal(clean, before)
 
 
-def reference_noise() -> NoiseModelDistribution:
-    from train_denoiser_synthetic import REFERENCE_NOISE  # the script that owns it; slow to import
-
-    return REFERENCE_NOISE
-
-
 @pytest.mark.parametrize(
     ("distribution", "probabilities", "sigma", "chi"),
     [
-        pytest.param(lambda: GENERATOR_NOISE, (0.2, 0.2, 0.6), (0, 70), (5, 100), id="generator"),
-        pytest.param(reference_noise, (1 / 3, 1 / 3, 1 / 3), (0, 50), (5, 50), id="denoiser"),
+        pytest.param(GENERATOR.noise, (0.2, 0.2, 0.6), (0, 70), (5, 100), id="generator"),
+        pytest.param(DENOISER.noise, (1 / 3, 1 / 3, 1 / 3), (0, 50), (5, 50), id="denoiser"),
     ],
 )
 def test_published_distributions(distribution, probabilities, sigma, chi) -> None:
@@ -160,7 +155,7 @@ def test_published_distributions(distribution, probabilities, sigma, chi) -> Non
     Kolmogorov-Smirnov p-values below 1e-6 would be as rare as 5 standard errors.
     """
     n = 20_000
-    drawn = distribution().draw(n, generator())
+    drawn = distribution.draw(n, generator())
     assert drawn.sigma.shape == drawn.chi.shape == (n,)
     s, c = drawn.sigma.double() * 255, drawn.chi.double()
     has_gaussian, has_poisson = s > 0, torch.isfinite(c)

@@ -12,6 +12,7 @@ import torch
 import data.training
 import utils.images
 from data.folders import PairFile
+from data.recipe import Recipe
 from data.store import DeviceImageStore, ImageStore
 from data.training import (
     find_pairs_and_photos,
@@ -123,7 +124,7 @@ def test_one_kind_may_be_all_that_there_is(tmp_path: Path) -> None:
     assert (pairs, len(photos)) == ([], 3)
     pairs, photos = find_pairs_and_photos(write_sidd(tmp_path / "sidd"))
     assert (len(pairs), photos) == (len(ISO), [])
-    assert open_real_items([], 16, tmp_path / "cache", CPU) is None
+    assert open_real_items([], 16, tmp_path / "cache", CPU, Recipe()) is None
     assert open_photos([], 16, tmp_path / "cache", CPU) is None
 
 
@@ -168,7 +169,7 @@ def test_views_of_one_item_share_their_iso(
     5 sqrt(n / 7 (1/c) (1 - 1/c)) of about n / 7, itself within 5 sqrt(n / 7).
     """
     pairs, _ = find_pairs_and_photos(train_images)
-    items, n = open_real_items(pairs, 8, tmp_path / "cache", device), 2800
+    items, n = open_real_items(pairs, 8, tmp_path / "cache", device, Recipe()), 2800
     assert len(items) == len(ISO)
     triplet = items.triplets(n, randomness(0, device=device))
     assert triplet.clean.device.type == device.type
@@ -228,7 +229,7 @@ def test_items_are_the_same_wherever_their_store_lies(
     photos = sorted(write_photos(tmp_path / "photos").iterdir())
     pairs, _ = find_pairs_and_photos(write_pairs(tmp_path / "pairs", "a", "b"))
     source = open_photos(photos, 16, cache, device, place)
-    real = open_real_items(pairs, 16, cache, device, place)
+    real = open_real_items(pairs, 16, cache, device, Recipe(), place)
     is_resident = device.type == "cuda" and place != "host"
     for store in (source.store, real.source.store):
         assert isinstance(store, DeviceImageStore) == is_resident
@@ -244,11 +245,11 @@ def test_images_smaller_than_the_patch_are_named(tmp_path: Path) -> None:
     photos = sorted(write_photos(tmp_path / "photos").iterdir())
     pairs, _ = find_pairs_and_photos(write_pairs(tmp_path / "pairs", "a"))
     open_photos(photos, 18, cache, CPU)
-    open_real_items(pairs, 18, cache, CPU)
+    open_real_items(pairs, 18, cache, CPU, Recipe())
     with pytest.raises(UserError, match=r"0\.png: 18x20 pixels, smaller than the 19x19 patch"):
         open_photos(photos, 19, cache, CPU)
     with pytest.raises(UserError, match=r"a\.png: 18x20 pixels, smaller than the 19x19 patch"):
-        open_real_items(pairs, 19, cache, CPU)
+        open_real_items(pairs, 19, cache, CPU, Recipe())
 
 
 def test_partners_of_unequal_size_are_named(tmp_path: Path) -> None:
@@ -257,7 +258,7 @@ def test_partners_of_unequal_size_are_named(tmp_path: Path) -> None:
     write_image(clean, flat(0, 0, 0, size=(20, 18)))
     write_image(noisy, flat(0, 0, 0, size=(18, 20)))
     with pytest.raises(UserError, match=r"noisy\.png: 20x18 .*clean\.png has 18x20"):
-        open_real_items([PairFile(clean, noisy, "a")], 16, tmp_path / "cache", CPU)
+        open_real_items([PairFile(clean, noisy, "a")], 16, tmp_path / "cache", CPU, Recipe())
 
 
 def test_validation_sets_by_kind(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -300,7 +301,7 @@ def test_a_start_lists_each_folder_and_reads_each_header_once(
         folders.clear()
         pairs, clean = find_pairs_and_photos(train_images, **named)
         assert set(folders.values()) == {1}
-    open_real_items(pairs, 16, tmp_path / "cache", CPU)
+    open_real_items(pairs, 16, tmp_path / "cache", CPU, Recipe())
     open_photos(clean, 16, tmp_path / "cache", CPU)
     assert set(headers.values()) == {1}
     assert len(headers) > 2 * len(ISO)

@@ -24,9 +24,10 @@ from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.denoisers import denoiser_from_checkpoint
 from models.layers import SpectralWeight
 from tests.helpers import Items, equal_states, images
+from training.run import TrainingRun
 from utils.checkpoint import load_state
 from utils.errors import UserError
-from utils.resume import Checkpoints, TrainingRun
+from utils.resume import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

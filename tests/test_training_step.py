@@ -196,7 +196,7 @@ def test_denoiser_step(border):
 
 
 def test_synthetic_noise_models():
-    reference, validation = SYNTHETIC.REFERENCE_NOISE, SYNTHETIC.VALIDATION_NOISE
+    reference, validation = SYNTHETIC.RECIPE.noise, SYNTHETIC.VALIDATION_NOISE
     thirds = (1 / 3, 1 / 3, 1 / 3)
     assert reference == NoiseModelDistribution(thirds, sigma=(0, 50), chi=(5, 50))
     assert validation == NoiseModelDistribution((0, 0, 1), sigma=(25, 25), chi=(30, 30))

@@ -6,28 +6,23 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import math
 import os
 import re
 import signal
 import socket
 import sys
-import time
 import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
-import ignite.distributed as idist
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from utils.checkpoint import read_torch_file
-from utils.distributed import any_process, is_first
 from utils.errors import UserError
 from utils.files import write_atomically
-from utils.training import TrainingState
 
 NAME = re.compile(r"(?P<kind>checkpoint|best)-(?P<step>\d+)-(?P<digest>[0-9a-f]{16})\.pt")
 
@@ -185,75 +180,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-class TrainingRun:
-    """A run's folder while it trains: lock, resume, checkpoints, and when to stop.
-
-        with TrainingRun(c, state) as run:
-            while not run.must_stop(): ...
-                run.save()
-        run.exit()
-
-    c: the script's Config, of which `run_dir`, `max_minutes` and `keep` are read here. Entering
-    restores `state` from the newest checkpoint, and says so. Of several processes only the first
-    holds the lock and saves; they stop together.
-    """
-
-    def __init__(self, c: Any, state: TrainingState) -> None:
-        self.c, self.state = c, state
-        self.lock = RunLock(c.run_dir) if is_first() else None
-        self.checkpoints = Checkpoints(c.run_dir, c.keep)
-        self.end = None if c.max_minutes is None else time.monotonic() + 60 * c.max_minutes
-        self.best, self.asked, self.signals = None, 0, StopSignals()
-        content = self.checkpoints.load_newest()
-        if content is not None:
-            state.restore(content, c.run_dir)
-            self.best = content["best"]
-            print(f"Resuming {c.run_dir} after step {state.step}")
-
-    def __enter__(self) -> Self:
-        self.signals.__enter__()
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
-        self.signals.__exit__()
-        if self.lock is not None:
-            self.lock.release()
-        if isinstance(error, torch.OutOfMemoryError):
-            c = self.c
-            raise UserError(
-                f"out of GPU memory at step {self.state.step} with --batch {c.batch} --patch "
-                f"{c.patch} --grad-accum {c.grad_accum} --precision {c.precision}: give "
-                f"--grad-accum {2 * c.grad_accum} (the same result), --precision bf16, or smaller "
-                "batches or patches"
-            ) from error
-
-    def must_stop(self) -> bool:
-        """Whether `--max-minutes` are over, or a signal came, in any process.
-
-        All get one answer, which they ask for at the same steps. With several it costs them a wait
-        for their devices, hence only every tenth time.
-        """
-        self.asked += 1
-        if idist.get_world_size() > 1 and self.asked % 10:
-            return False
-        over = self.end is not None and time.monotonic() > self.end
-        return any_process(over or self.signals.received is not None)
-
-    def save(self, best: bool = False) -> None:
-        content = self.state.content() | {"settings": settings_of(self.c), "best": self.best}
-        self.checkpoints.save(content, best)
-
-    def save_if_best(self, score: float) -> bool:
-        """score: higher is better; whether it is the run's best, which is then kept."""
-        if not math.isfinite(score) or (self.best is not None and score <= self.best["score"]):
-            return False
-        self.best = {"score": score, "step": self.state.step}
-        self.save(best=True)
-        return True
-
-    def exit(self) -> None:
-        """After a signal, leave with 128 + its number, as shells and schedulers expect."""
-        if self.signals.received is not None:
-            sys.exit(128 + self.signals.received)

@@ -1,0 +1,119 @@
+"""What training a denoiser on real and on synthetic noise share (docs/method.md 5)."""
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from evaluation.baselines import BASELINES
+from evaluation.batches import evaluation_mode
+from evaluation.protocols import Transfer
+from models import NoiseTransfer, build_denoiser
+from training.run import RunSettings, TrainingRun
+from utils.config import check_training
+from utils.errors import require
+from utils.training import TrainingState, warm_up_cosine
+from utils.transfer_settings import MIN_REFERENCE
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiserSettings(RunSettings):
+    """The settings of both; the defaults are the paper's."""
+
+    nt: Path = Path("ckpts/NT")
+    """Noise generator: folder of VUNet.pt and encoder_k.pt."""
+    noise: Literal["noisetransfer", "gaussian", "poisson-gaussian", "real"] = "noisetransfer"
+    """Noise of the input: generated; white Gaussian or Poisson-Gaussian noise fitted to the
+    reference alone; or the patch's own noise (the ceiling: needs pairs)."""
+
+    # Network
+    denoiser: Literal["ridnet", "dncnn", "unet"] = "ridnet"
+    width: int = 64
+
+    # Optimisation
+    batch: int = 32
+    """Of all processes together."""
+    grad_accum: int = 1
+    """Parts in which a process takes its batch: less memory, the same step."""
+    patch: int = 88
+    """Pixels a side for the generator; border are cut off each side for the denoiser."""
+    border: int = 4
+    reference_size: int = 0
+    """Pixels a side of the reference, for a generator trained on larger ones; 0: patch (paper)."""
+    epochs: int = 200
+    steps_per_epoch: int = 5000
+    lr: float = 1e-4
+    lr_decay: Literal["halve", "cosine"] = "halve"
+    """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
+    halve_after: tuple[int, ...] = (150, 170, 190)
+    warm_up: int = 0
+    ema: float = 0.0
+    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
+    weight_decay: float = 0.0
+
+    @property
+    def weights_file(self) -> str:
+        noise = "" if self.noise == "noisetransfer" else f"_{self.noise}"
+        return f"{self.denoiser}{noise}_g.pt"
+
+
+class State(TrainingState):
+    """The denoiser, its running average, and the optimiser."""
+
+    def __init__(self, c: DenoiserSettings, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        torch.manual_seed(c.seed)  # the denoiser's initial weights
+        self.denoiser = build_denoiser(c.denoiser, c.width)
+        self.denoiser_ema = copy.deepcopy(self.denoiser).requires_grad_(False)
+        self.averaged = bool(c.ema)
+        self.to(device)
+        if c.compile:
+            self.denoiser.compile()
+        self.optimisers = {
+            "denoiser": torch.optim.Adam(
+                self.denoiser.parameters(), lr=c.lr, weight_decay=c.weight_decay, fused=True
+            )
+        }
+
+    @property
+    def result(self) -> nn.Module:
+        """What is saved and validated."""
+        return self.denoiser_ema if self.averaged else self.denoiser
+
+
+def open_transfer(c: DenoiserSettings, device: torch.device) -> Transfer:
+    """What puts the reference's noise on clean patches, as --noise says."""
+    if c.noise == "noisetransfer":
+        return NoiseTransfer.from_checkpoint(c.nt, device)
+    if c.noise == "real":  # the reference is the patch's own noisy one
+        return lambda clean, reference, noise: reference
+    return BASELINES[c.noise]
+
+
+def learning_rate(c: DenoiserSettings, step: int) -> float:
+    if c.lr_decay == "cosine":
+        return c.lr * warm_up_cosine(step, c.steps, c.warm_up)
+    epochs_done = step // c.steps_per_epoch
+    return c.lr * 0.5 ** sum(epochs_done >= epoch for epoch in c.halve_after)
+
+
+def show(run: TrainingRun, s: State, clean: Tensor, noisy: Tensor) -> None:
+    """A picture of the samples: clean | generated noise | denoised."""
+    with torch.no_grad(), evaluation_mode(s.result):
+        denoised = s.result(noisy)
+    run.log.pictures("train/clean, generated, denoised", [clean, noisy, denoised], s.step)
+
+
+def check(c: DenoiserSettings) -> None:
+    """UserError for numbers out of their range."""
+    check_training(c)
+    smallest = max(MIN_REFERENCE, 2 * c.border + 1)
+    require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
+    require(
+        c.reference_size == 0 or c.reference_size >= c.patch,
+        f"--reference-size {c.reference_size}: 0, or at least --patch {c.patch}",
+    )
+    require(c.border >= 0, f"--border {c.border}: expected 0 or more")
