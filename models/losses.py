@@ -174,12 +174,16 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     variance = noise.square().mean((2, 3)).clamp_min(1e-7)  # (B, 3)
     right = (noise[..., 1:] * noise[..., :-1]).mean((2, 3)) / variance
     below = (noise[..., 1:, :] * noise[..., :-1, :]).mean((2, 3)) / variance
-    one, other = [0, 1, 0], [1, 2, 2]
-    colour = (noise[:, one] * noise[:, other]).mean((2, 3))
-    colour = colour / (variance[:, one] * variance[:, other]).sqrt()
+    colour = _channel_pairs(noise).mean((2, 3)) / _channel_pairs(variance).sqrt()
     values += [2 * right, 2 * below, 2 * colour]
     shown += [variance > (1 / 255) ** 2] * 3
     return torch.cat(values, dim=1), torch.cat(shown, dim=1).to(noise.dtype)
+
+
+def _channel_pairs(x: Tensor) -> Tensor:
+    """Products of red and green, green and blue, red and blue: (B, 3, ...) -> (B, 3, ...)."""
+    # Slices: a list of channels would be copied to the device, and waited for.
+    return torch.cat([x[:, :2] * x[:, 1:], x[:, :1] * x[:, 2:]], dim=1)
 
 
 class StatisticsHead(nn.Linear):

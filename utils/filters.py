@@ -1,5 +1,7 @@
 """Gaussian filtering of image batches."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,13 +14,20 @@ def gaussian_kernel1d(size: int, sigma: float, device: torch.device | None = Non
     return (kernel / kernel.sum()).to(device=device, dtype=torch.float32)
 
 
+@functools.cache
+def _kernel_on(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Kept, or each use would copy it to the device and wait for that."""
+    with torch.inference_mode(False):  # whoever asks first, autograd may be the next
+        return gaussian_kernel1d(size, sigma, device)
+
+
 def gaussian_blur(image: Tensor, size: int, sigma: float, padding: str = "reflect") -> Tensor:
     """Blur (B, C, H, W) by a size x size Gaussian; computed in float32, one axis after the other.
 
     padding: "reflect" keeps the size; "valid" takes size - 1 off each axis.
     """
     channels = image.shape[1]
-    kernel = gaussian_kernel1d(size, sigma, image.device)
+    kernel = _kernel_on(size, sigma, image.device)
     x = image.float()
     if padding == "reflect":
         x = F.pad(x, (size // 2,) * 4, mode="reflect")
