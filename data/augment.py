@@ -86,23 +86,27 @@ class SceneDistribution:
     def apply(self, clean: Tensor, generator: torch.Generator, dim: bool = True) -> Tensor:
         """clean (B, 3, H, W) in [0, 1] -> a varied copy; dim: whether brightness changes too."""
         n = len(clean)
-        u = torch.rand(5, n, generator=generator).to(clean.device)
+        u = torch.rand(5, n, generator=generator)
         sigma = self.blur[0] + u[1] * (self.blur[1] - self.blur[0])
         x = blur_each(clean, torch.where(u[0] < self.p, sigma, 0.0))
         if not dim:
             return x
         factor = self.dim[0] + u[3] * (self.dim[1] - self.dim[0])
-        factor = torch.where(u[2] < self.p, factor, 1.0)[:, None, None, None]
-        return x * factor + u[4, :, None, None, None] * (1 - factor)  # Eq. 9.13
+        factor = torch.where(u[2] < self.p, factor, 1.0)
+        scale, offset = torch.stack([factor, u[4] * (1 - factor)]).to(clean.device)
+        return x * scale[:, None, None, None] + offset[:, None, None, None]  # Eq. 9.13
 
 
 def blur_each(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image of (B, C, H, W) by a Gaussian of its own sigma (B,), in pixels; 0: not."""
+    """Blur each image of (B, C, H, W) by a Gaussian of its own sigma (B,), in pixels; 0: not.
+
+    sigma: on the CPU, where the largest can be asked for without waiting for the device.
+    """
     radius = max(1, int(3 * sigma.max().ceil()))
-    x = torch.arange(-radius, radius + 1, device=images.device)
+    x = torch.arange(-radius, radius + 1)
     kernel = torch.exp(-0.5 * (x / sigma.clamp_min(1e-3)[:, None]) ** 2)
     kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(images.shape[1], dim=0)
-    groups = len(kernel)
+    groups, kernel = len(kernel), kernel.to(images.device)
     padded = F.pad(images, (radius,) * 4, mode="reflect").reshape(
         1, groups, images.shape[2] + 2 * radius, -1
     )

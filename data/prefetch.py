@@ -16,15 +16,20 @@ S, T = TypeVar("S"), TypeVar("T")
 
 
 def look_ahead(
-    function: Callable[[S], T], items: Iterable[S], threads: int, ahead: int | None = None
+    function: Callable[[S], T],
+    items: Iterable[S],
+    threads: int,
+    ahead: int | None = None,
+    first: Callable[[], None] | None = None,
 ) -> Iterator[T]:
     """function(item) for each item, in order, computed by threads while earlier results are used.
 
-    ahead: items early, at most; by default two more than there are threads. Closing or dropping the
-    generator ends the threads after the items that they are at.
+    ahead: items early, at most; by default two more than there are threads. first: what each thread
+    does before. Closing or dropping the generator ends the threads after the items that they are
+    at.
     """
     ahead = threads + 2 if ahead is None else ahead
-    pool, pending = ThreadPoolExecutor(threads, "prefetch"), deque()
+    pool, pending = ThreadPoolExecutor(threads, "prefetch", first), deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
@@ -70,7 +75,15 @@ class Prefetcher(Generic[T]):
             self._stream = torch.cuda.Stream(device)
             self._stream.wait_stream(torch.cuda.current_stream(device))  # a store's upload
         steps, one = range(start, stop), functools.partial(_run, make, self._stream)
-        self._made = look_ahead(one, steps, 1, ahead) if ahead else (one(step) for step in steps)
+        first = None
+        if self._stream is not None:
+            # A thread starts on GPU 0, whatever GPU is ours, and leaving a stream goes back there:
+            # every process would hold some hundred MB of memory on GPU 0.
+            first = functools.partial(torch.cuda.set_device, device)
+        if ahead:
+            self._made = look_ahead(one, steps, 1, ahead, first)
+        else:
+            self._made = (one(step) for step in steps)
 
     @property
     def waiting_share(self) -> float:

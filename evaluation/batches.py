@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.prefetch import look_ahead
 from evaluation.image_sets import CleanImages, ImagePairs
-from utils.errors import UserError
+from utils.errors import UserError, memory_named
 
 Scores = dict[str, np.ndarray]
 """Measure -> one float64 an image, (N,), in the test set's order."""
@@ -66,7 +66,8 @@ def measure_all(
     hidden = None if progress else True  # None: shown on a terminal, not in a log file
     measured: list[Measured] = []
     bar = tqdm(total=count * passes, desc=test_set.name, unit="img", leave=False, disable=hidden)
-    with bar, full_float32(device), torch.inference_mode():
+    doing, advice = f"measuring on {test_set.title}", "name another GPU, or --gpu cpu"
+    with bar, full_float32(device), torch.inference_mode(), memory_named(device, doing, advice):
         for draws, images in zip(batches, look_ahead(load, batches, workers, workers), strict=True):
             images = [x.to(device, non_blocking=True) for x in images]
             measured.append(measure(images, draws))

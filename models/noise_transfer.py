@@ -14,7 +14,7 @@ from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
 from utils.checkpoint import load_state, load_weights
-from utils.errors import UserError
+from utils.errors import UserError, memory_named
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
 MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
@@ -143,7 +143,13 @@ class NoiseTransfer(nn.Module):
         patches = [reference]
         if self.reference_patch:
             patches = spread_patches(reference, self.reference_patch)
-        with shared_spectral_norm(self.key_encoder):
+        height, width = patches[0].shape[-2:]
+        doing = f"embedding {len(patches) * len(reference)} references of {width}x{height} pixels"
+        advice = "give smaller or fewer of them (--reference-patch, --batch), or --gpu cpu"
+        with (
+            memory_named(reference.device, doing, advice),
+            shared_spectral_norm(self.key_encoder),
+        ):
             z = self.key_encoder.embed(torch.cat(patches))[1]
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 

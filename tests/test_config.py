@@ -15,6 +15,7 @@ import train_noiseTransfer
 from utils import config
 from utils.config import choose_device, choose_devices, git_commit, parse, print_config, provenance
 from utils.errors import UserError
+from utils.precision import set_float32_precision
 
 SCRIPTS = [train_noiseTransfer, train_denoiser, train_denoiser_synthetic]
 
@@ -149,9 +150,13 @@ def test_presets_of_the_scripts_resolve(script, flags):
 
 @pytest.fixture
 def gpus(monkeypatch):
-    def pretend(count: int) -> None:
+    used = []
+    monkeypatch.setattr(torch.cuda, "set_device", used.append)
+
+    def pretend(count: int) -> list[torch.device]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        return used
 
     return pretend
 
@@ -170,9 +175,22 @@ def gpus(monkeypatch):
     ],
 )
 def test_choose_device(gpus, capsys, gpu, count, expected, said):
-    gpus(count)
+    used = gpus(count)
     assert choose_device(gpu) == torch.device(expected)
     assert len(capsys.readouterr().out.splitlines()) == said
+    assert used == ([] if expected == "cpu" else [torch.device(expected)])
+
+
+def test_a_script_of_one_process_computes_in_full_float32(gpus):
+    """cuDNN's default is TF32, of 10 bits."""
+    gpus(0)
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        choose_device("0")
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        set_float32_precision("fp32")
 
 
 @pytest.mark.parametrize("count", [0, 2])
@@ -215,9 +233,14 @@ def test_provenance(monkeypatch):
     assert record["hardware"]
 
 
-def test_hardware_without_a_gpu(gpus):
-    gpus(0)
+def test_hardware_is_what_was_used(gpus, monkeypatch):
+    """With --gpu cpu on a machine with GPUs, that is the CPU, and no GPU is asked for its name."""
+    gpus(2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "the current GPU")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     assert re.fullmatch(r"CPU, \d+ threads, \w+", provenance()["hardware"])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert provenance()["hardware"] == "the current GPU"
 
 
 def test_git_commit(monkeypatch, tmp_path):

@@ -181,17 +181,73 @@ def test_a_batch_that_does_not_divide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu", "count", "device"), [("0", 2, "cuda:1"), ("0", 0, "cpu"), ("cpu", 2, "cpu")]
+    ("gpu", "count", "device"),
+    [("0", 2, "cuda:1"), ("0", 0, "cpu"), ("cpu", 2, "cpu"), ("0", 1, "cuda:0")],
+    ids=["its own", "no GPU", "CPU wanted", "each process sees one GPU"],
 )
-def test_device_of_a_launched_process(monkeypatch, gpu: str, count: int, device: str) -> None:
+@pytest.mark.parametrize("by", ["torchrun", "srun"])
+def test_device_of_a_launched_process(monkeypatch, by, gpu: str, count: int, device: str) -> None:
+    """The second process: of `srun --gpus-per-task=1` too, and ignite is told the same."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
-        monkeypatch.setenv(name, value)
+    names = {
+        "torchrun": {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+        "srun": {"SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"},
+    }[by]
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+        if name in names:
+            monkeypatch.setenv(name, names[name])
     given = []
     monkeypatch.setattr(distributed, "_work", lambda worker, config, device: given.append(device))
     launch(train_generator, Job(Path("x")), gpu)
     assert given == [torch.device(device)]
+    if given[0].type == "cuda":
+        local = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID"))
+        assert given[0].index == int(local)
+
+
+def test_processes_on_the_cpu_of_a_gpu_machine_touch_no_gpu(monkeypatch) -> None:
+    """ignite makes a GPU the current one wherever it sees one: it must see none."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    seen = []
+    monkeypatch.setattr(
+        distributed.idist, "initialize",
+        lambda *_, **__: seen.append(os.environ["CUDA_VISIBLE_DEVICES"]),
+    )  # fmt: skip
+    monkeypatch.setattr(distributed.idist, "finalize", lambda: None)
+    distributed._work(lambda config, device: seen.append(device), None, torch.device("cpu"))
+    assert seen == ["", torch.device("cpu")]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("[Rank 1] Watchdog caught collective operation timeout: NCCL timeout", "lost the conn"),
+        ("NCCL error: remote process exited or there was a network error", "lost the connection"),
+        ("Connection closed by peer [127.0.0.1]:4", "lost the connection to another process"),
+        ("NCCL error in: x.cpp:51, invalid usage, Duplicate GPU detected : rank 0 and rank 1",
+         "NCCL, which the GPUs talk through, failed .*Duplicate GPU detected"),
+    ],
+)  # fmt: skip
+def test_failures_between_processes_are_named(monkeypatch, said: str, told: str) -> None:
+    def fail(config: object, device: torch.device) -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(distributed.idist, "initialize", lambda *_, **__: None)
+    monkeypatch.setattr(distributed.idist, "finalize", lambda: None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=told):
+        distributed._work(fail, None, torch.device("cpu"))
+
+
+def test_a_start_without_memory_says_so(monkeypatch) -> None:
+    def fail(config: object, device: torch.device) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match=r"cpu: out of GPU memory; end what else uses that GPU"):
+        launch(fail, None, "cpu")
 
 
 @pytest.mark.parametrize(

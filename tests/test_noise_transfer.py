@@ -341,3 +341,13 @@ def test_every_sample_of_the_batch_draws_its_own_noise(transfer):
     noisy = transfer.transfer(clean, images(2, 1, 3, 16, 16))
     for a, b in pairwise(noisy):
         assert (a - b).abs().max() > 1e-3
+
+
+def test_out_of_memory_while_embedding_says_what_was_embedded(monkeypatch):
+    def fail(noisy: Tensor) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    transfer = NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    monkeypatch.setattr(transfer.key_encoder, "embed", fail)
+    with pytest.raises(UserError, match="embedding 2 references of 40x32 pixels; give smaller"):
+        transfer.embed(torch.rand(2, 3, 32, 40))

@@ -168,6 +168,42 @@ def test_the_interpreter_leaves_with_a_prefetcher_alive() -> None:
     assert result.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
+def test_the_thread_is_on_the_gpu_that_it_makes_batches_for(monkeypatch) -> None:
+    """A new thread's current GPU is 0; leaving a stream makes it so again, and takes memory there.
+
+    GPUs as PyTorch keeps them: the current one is a thread's own.
+    """
+    current, touched = threading.local(), []
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def wait_stream(self, other: object) -> None:
+            pass
+
+        record_event = wait_event = lambda *_: None
+
+    class stream:
+        def __init__(self, other: Stream) -> None:
+            self.other = other
+
+        def __enter__(self) -> None:
+            self.before = getattr(current, "gpu", 0)
+            touched.append(self.other.device.index)
+
+        def __exit__(self, *_: object) -> None:
+            touched.append(self.before)
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda d: setattr(current, "gpu", d.index))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    with Prefetcher(lambda step: step, 0, 4, torch.device("cuda", 1)) as batches:
+        assert list(batches) == [0, 1, 2, 3]
+    assert set(touched) == {1}
+
+
 def test_waiting_is_counted() -> None:
     """0.03 s to make and 0.06 s to use: all of it is waited for without a thread, then only the
     first. The bounds leave 0.06 s for a busy machine."""

@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from utils.errors import UserError, require
+from utils.precision import set_float32_precision
 
 C = TypeVar("C")
 
@@ -132,11 +133,22 @@ def _peek(argv: list[str], flag: str) -> str | None:
 
 
 def choose_device(gpu: str) -> torch.device:
-    """The device of a script that runs in one process; of a list the first, said in one line."""
+    """The device of a script that runs in one process; of a list the first, said in one line.
+
+    The process then uses it, in full float32 until a script says otherwise.
+    """
     devices = choose_devices(gpu)
     if len(devices) > 1:
         print(f"One process on one device: using the first of {gpu}.")
+    use_device(devices[0])
+    set_float32_precision("fp32")
     return devices[0]
+
+
+def use_device(device: torch.device) -> None:
+    """Make a GPU this process's current one; what names no device means GPU 0 until then."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
 
 
 def choose_devices(gpu: str) -> list[torch.device]:
@@ -170,7 +182,8 @@ def provenance() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "missing"
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    # On the CPU of a machine that has a GPU, nothing has used CUDA, nor does this.
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return {
         "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": git_commit(),

@@ -21,15 +21,19 @@ import torch
 from torch import Tensor
 from torch.multiprocessing import ProcessExitedException
 
-from utils.config import choose_device, choose_devices
-from utils.errors import UserError, exit_on_user_error, require
+from utils.config import choose_devices, use_device
+from utils.errors import UserError, exit_on_user_error, memory_named, require
 
 C = TypeVar("C")
 Worker = Callable[[C, torch.device], None]
 
 # A terminal sends SIGINT to all of them itself; Windows has no SIGUSR1.
 FORWARDED = [signal.Signals[n] for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n)]
-LOST_PEER = re.compile("connection (closed|reset|refused)|broken pipe|NCCL", re.IGNORECASE)
+LOST_PEER = re.compile(
+    "connection (closed|reset|refused)|broken pipe|remote process exited|ncclRemoteError"
+    "|NCCL.*(timeout|timed out|abort)",
+    re.IGNORECASE | re.DOTALL,
+)
 TIMEOUT = timedelta(hours=2)  # the others wait in a collective call while the first validates
 
 
@@ -38,18 +42,18 @@ def launch(worker: Worker, config: C, gpu: str) -> None:
 
     gpu: `0` or `cpu` runs in this process; `0,1` spawns one a GPU, `cpu,cpu` two on the CPU. Under
     torchrun, and under srun with several tasks, this is one of their processes and uses the GPU of
-    its local rank (the CPU with `cpu`, or without CUDA). All but the first process print nothing.
-    UserError: a GPU that is not there. A process that fails ends the others.
+    its local rank, counted round the GPUs that it sees (the CPU with `cpu`, or without CUDA). All
+    but the first process print nothing. UserError: a GPU that is not there, or is short of memory.
+    A process that fails ends the others.
     """
     if _launched_from_outside():
-        local_rank = os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))
-        on_cpu = gpu == "cpu" or not torch.cuda.is_available()
-        device = choose_device("cpu" if on_cpu else local_rank)
-        _work(worker, config, device)
+        _work(worker, config, _device_of_launched(gpu))
         return
     devices = choose_devices(gpu)
     if len(devices) == 1:
-        worker(config, devices[0])
+        use_device(devices[0])
+        with memory_named(devices[0]):
+            worker(config, devices[0])
         return
     processes = torch.multiprocessing.spawn(
         _spawned, (worker, config, devices, _free_port()), nprocs=len(devices), join=False
@@ -123,6 +127,17 @@ def _launched_from_outside() -> bool:
     return torchrun or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
+def _device_of_launched(gpu: str) -> torch.device:
+    """Of a process that torchrun or srun has started."""
+    if gpu == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    name = "LOCAL_RANK" if "LOCAL_RANK" in os.environ else "SLURM_LOCALID"
+    # With `srun --gpus-per-task=1` each process sees one GPU, its own, as number 0.
+    index = int(os.environ.get(name, "0")) % torch.cuda.device_count()
+    os.environ[name] = str(index)  # ignite takes its GPU from there
+    return torch.device("cuda", index)
+
+
 def _spawned(
     rank: int, worker: Worker, config: object, devices: list[torch.device], port: int
 ) -> None:
@@ -142,20 +157,38 @@ def _spawned(
 
 
 def _work(worker: Worker, config: object, device: torch.device) -> None:
+    if device.type == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or ignite would use any GPU that there is
+    use_device(device)
     idist.initialize("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     silence = contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO())
     try:
-        with silence:
+        with silence, memory_named(device):
             worker(config, device)
     except (RuntimeError, ConnectionError) as error:
-        if not LOST_PEER.search(str(error)):
+        message = _named(error, idist.get_rank())
+        if message is None:
             raise
-        raise UserError(
-            f"process {idist.get_rank()}: lost the connection to another process, whose message "
-            "says why; the same command goes on from the last checkpoint"
-        ) from error
+        raise UserError(message) from error
     finally:
         idist.finalize()
+
+
+def _named(error: Exception, rank: int) -> str | None:
+    """What a failure between the processes means; None where it is something else."""
+    text = str(error)
+    if LOST_PEER.search(text):
+        return (
+            f"process {rank}: lost the connection to another process, whose message says why; the "
+            "same command goes on from the last checkpoint"
+        )
+    if "NCCL" in text or "ncclUnhandled" in text:
+        reason = " ".join(text.split())[:300]
+        return (
+            f"process {rank}: NCCL, which the GPUs talk through, failed ({reason}); with "
+            "NCCL_DEBUG=WARN set it tells more; the same command goes on from the last checkpoint"
+        )
+    return None
 
 
 def _free_port() -> int:

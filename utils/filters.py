@@ -7,12 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-@functools.cache  # a copy to a GPU at every use would have the CPU wait
 def gaussian_kernel1d(size: int, sigma: float, device: torch.device | None = None) -> Tensor:
     """(size,) float32 samples of a Gaussian around the centre, summing to 1."""
     x = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     return (kernel / kernel.sum()).to(device=device, dtype=torch.float32)
+
+
+@functools.cache
+def _kernel_on(size: int, sigma: float, device: torch.device) -> Tensor:
+    """Kept, or each use would copy it to the device and wait for that."""
+    with torch.inference_mode(False):  # whoever asks first, autograd may be the next
+        return gaussian_kernel1d(size, sigma, device)
 
 
 def gaussian_blur(image: Tensor, size: int, sigma: float, padding: str = "reflect") -> Tensor:
@@ -21,7 +27,7 @@ def gaussian_blur(image: Tensor, size: int, sigma: float, padding: str = "reflec
     padding: "reflect" keeps the size; "valid" takes size - 1 off each axis.
     """
     channels = image.shape[1]
-    kernel = gaussian_kernel1d(size, sigma, image.device)
+    kernel = _kernel_on(size, sigma, image.device)
     x = image.float()
     if padding == "reflect":
         x = F.pad(x, (size // 2,) * 4, mode="reflect")

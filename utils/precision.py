@@ -9,12 +9,15 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
-"""auto: bf16 on CUDA, fp32 on the CPU."""
+"""auto: bf16 on a CUDA device that has it in hardware, else fp32."""
 
 
 def forward_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Of the convolutions and products in networks' forward passes."""
-    bf16 = precision == "bf16" or (precision == "auto" and device.type == "cuda")
+    bf16 = precision == "bf16"
+    if precision == "auto" and device.type == "cuda":
+        # Before Ampere it is emulated, and slower than float32.
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if bf16 else torch.float32
 
 

@@ -146,39 +146,61 @@ def average_weights(ema: nn.Module, network: nn.Module, decay: float) -> None:
 class Means:
     """Means of named scalars since the last `read`, kept on the device until then.
 
-    A value that is not finite is a UserError, raised one step late: by then it is known without
-    waiting for the device.
+    A value that is not finite is a UserError, raised one step late: by then it has come over from
+    the device, which nobody has waited for.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.average, self.names = Average(device=device), []
-        self.newest: tuple[int, Tensor] | None = None
+        self.newest: tuple[int, LaterOnHost] | None = None
 
     def update(self, values: Mapping[str, Tensor], step: int) -> None:
         """values: of this `step`, scalars; the same names at every step."""
-        self._require_finite()
-        self.names = list(values)
         row = torch.stack([v.detach().float() for v in values.values()])
-        self.newest = step, row
+        before, self.newest = self.newest, (step, LaterOnHost(row))
+        # Asked for once this step's copy is queued: the GPU has work while the CPU waits for the
+        # step before.
+        self._require_finite(before)
+        self.names = list(values)
         self.average.update(row[None])
 
     def read(self) -> dict[str, float]:
-        self._require_finite()
+        self._require_finite(self.newest)
         self.newest = None
         values = dict(zip(self.names, self.average.compute().tolist(), strict=True))
         self.average.reset()
         return values
 
-    def _require_finite(self) -> None:
-        if self.newest is None or self.newest[1].isfinite().all():
+    def _require_finite(self, newest: "tuple[int, LaterOnHost] | None") -> None:
+        if newest is None:
             return
-        step, row = self.newest
+        step, row = newest[0], newest[1].get()
+        if row.isfinite().all():
+            return
         values = dict(zip(self.names, row.tolist(), strict=True))
         bad = ", ".join(name for name, value in values.items() if not math.isfinite(value))
         raise UserError(
             f"step {step}: {bad} not finite ({values}); lower --lr or try --skip-nonfinite 10, and "
             "run again: it goes on from the last epoch's checkpoint"
         )
+
+
+class LaterOnHost:
+    """A copy of `x` on the host, queued behind what the device has to do and not waited for."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.host, self.done = x, None
+        if x.is_cuda:
+            self.host = torch.empty(x.shape, dtype=x.dtype, pin_memory=True)
+            self.host.copy_(x, non_blocking=True)
+            self.done = torch.cuda.Event()
+            self.done.record(torch.cuda.current_stream(x.device))
+
+    def get(self) -> Tensor:
+        """Waits for this copy alone, not for what was queued after it."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.host
 
 
 def progress_bar(total: int, step: int) -> tqdm:
