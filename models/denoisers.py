@@ -95,9 +95,11 @@ class ChannelAttention(nn.Module):
         squeezed = max(4, c // reduction)  # a single ReLU channel may be dead from the start
         self.c1 = Conv1(c, squeezed)
         self.c2 = Conv1(squeezed, c)
+        self.mean: Tensor | None = None  # (1, C, 1, 1) of the whole image, where x is a part of it
 
     def forward(self, x: Tensor) -> Tensor:
-        scale = self.c2(F.relu(self.c1(x.mean(dim=(2, 3), keepdim=True))))
+        mean = x.mean(dim=(2, 3), keepdim=True) if self.mean is None else self.mean
+        scale = self.c2(F.relu(self.c1(mean)))
         return x * torch.sigmoid(scale)
 
 
@@ -119,8 +121,8 @@ class EAM(nn.Module):
 class RIDNet(nn.Module):
     """RIDNet, Anwar & Barnes, ICCV 2019 (DOI 10.1109/ICCV.2019.00325), as NoiseTransfer uses it.
 
-    State-dict keys are the published ones. Channel attention looks at the whole image, so tiles of
-    an image are not denoised exactly as the image is.
+    State-dict keys are the published ones. Channel attention looks at the whole image: for tiles of
+    one, models/tiles.py has its means.
     """
 
     def __init__(self, width: int = 64) -> None:

@@ -154,9 +154,13 @@ class NoiseTransfer(nn.Module):
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()
-    def generate(self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None) -> Tensor:
+    def generate(
+        self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None, strength: float = 1.0
+    ) -> Tensor:
         """clean (B, 3, H, W) in [0, 1], z (B, d) or (1, d) -> noisy image, clipped to [0, 1].
 
+        strength: factor of the noise. Its deviation and its mean are scaled, exactly; not its
+        correlation, nor the way it depends on the intensity, as another ISO would change them.
         Sizes that do not divide by 4 are padded (reflected) and cropped.
         """
         height, width = clean.shape[-2:]
@@ -167,7 +171,7 @@ class NoiseTransfer(nn.Module):
         noise = noise if self.inject_noise else no_noise
         with shared_spectral_norm(self.generator):
             residual = self.generator(padded, z.expand(len(clean), -1), noise)
-        return (clean + residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
+        return (clean + strength * residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
 
     def transfer(
         self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None

@@ -184,8 +184,15 @@ def integer_to_float(image: np.ndarray | Tensor) -> Tensor:
 
 def float_to_uint8(image: Tensor) -> np.ndarray:
     """(3, H, W) or (B, 3, H, W) in [0, 1] -> uint8 (H, W, 3) or (B, H, W, 3); rounded, clipped."""
-    x = image.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return np.ascontiguousarray(x.movedim(-3, -1).cpu().numpy())
+    return float_to_integer(image, np.uint8)
+
+
+def float_to_integer(image: Tensor, dtype: np.dtype | type) -> np.ndarray:
+    """As `float_to_uint8`, to uint8 or uint16, full range."""
+    peak = np.iinfo(dtype).max
+    x = image.detach().float().clamp(0, 1).mul(peak).round()
+    x = x.to(torch.uint8 if peak == 255 else torch.int32)
+    return np.ascontiguousarray(x.movedim(-3, -1).cpu().numpy().astype(dtype, copy=False))
 
 
 def uint16_to_uint8(image: np.ndarray) -> np.ndarray:
