@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -334,3 +335,29 @@ def test_accumulated_gradients_of_a_denoiser():
         grads.append(recorder.grads)
     for key, grad in grads[0].items():
         assert (grad - grads[1][key]).norm() <= 1e-4 * grad.norm() + 1e-6, key
+
+
+def test_spectrum_terms_leave_the_border_out() -> None:
+    """Other noise in the outer 4 of 24 pixels: they stay as they are, the other terms do not."""
+    c = small(**NT.OUR_TERMS, **NT.NO_ADVERSARY, border=4)
+    x = torch.from_numpy(recipe.image(0, (3, 3, 24, 24)))
+    noisy = x + 0.1 * (torch.from_numpy(recipe.image(1, x.shape)) - 0.5)
+    other = 1 - noisy
+    other[..., 4:-4, 4:-4] = noisy[..., 4:-4, 4:-4]
+    one, two = (
+        NT.train_step(NT.State(c), c, Triplet(x, y, noisy), sin_noise) for y in (noisy, other)
+    )
+    for name in ("loss_band", "loss_shape", "loss_autocorrelation"):
+        assert torch.equal(one[name], two[name]), name
+    assert two["loss_local_variance"] > one["loss_local_variance"] + 0.2
+
+
+def test_init_starts_from_weights(tmp_path: Path) -> None:
+    trained = NT.State(small(seed=1))
+    NT.export(trained, small(), tmp_path)
+    s = NT.State(small(init=str(tmp_path)))
+    for name in ("encoder_q", "encoder_k", "generator"):
+        assert equal_states(getattr(s, name).state_dict(), getattr(trained, name).state_dict())
+    assert equal_states(s.generator_ema.state_dict(), trained.generator.state_dict())
+    with pytest.raises(UserError, match=r"VUNet.pt: .* is \(4, .*, expected|choose the width"):
+        NT.State(small(init=str(tmp_path), width=8))
