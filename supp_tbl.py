@@ -61,12 +61,12 @@ class Config:
     out: Path = Path("supp/tbl")
     cache: Path = Path("cache")
     """Where the bundled sample is written when there are no test images."""
-    references: tuple[ReferenceProtocol, ...] = ("paired", "unpaired", "cross")
+    protocols: tuple[ReferenceProtocol, ...] = ("paired", "unpaired", "cross")
     """What generated noise is taken from, in the noise table (evaluation/protocols.py)."""
     draws: int = 1
     """Noisy images generated for an image; its scores are their means."""
     bm3d: bool = False
-    """Also denoise by BM3D, blind: 10 s an image of 256x256."""
+    """Also denoise by BM3D, blind: 10 s per image of 256x256."""
     report: bool = True
     """Write report.html, too."""
     seed: int = 0
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> None:
 
     files = generator_files(c.nt)
     if transfer and pairs and "noise" in c.tables:
-        report(noise_table(transfer, pairs, c.references, c.draws, **how), files)
+        report(noise_table(transfer, pairs, c.protocols, c.draws, **how), files)
         if c.report:
             its = dict(seed=c.seed, limit=c.limit, device=device)
             sections = [noise_section(transfer, test_set, **its) for test_set in pairs]

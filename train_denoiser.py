@@ -23,7 +23,7 @@ from torch import Tensor
 from data.items import RealItems
 from data.noise import NoiseCorrelationDistribution
 from data.recipe import Recipe
-from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
+from data.training_data import find_pairs_and_photos, find_validation_sets, open_real_items
 from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
@@ -53,7 +53,7 @@ class Config(DenoiserSettings):
     weight_decay: float = 1e-5
 
 
-# One row a preset: what differs from the defaults above, which are the paper's.
+# One row per preset: what differs from the defaults above, which are the paper's.
 PRESETS = {
     "paper": {},
     "lite": dict(
@@ -62,7 +62,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 DEBUG = dict(
-    width=4, batch=4, patch=32, reference_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
+    width=4, batch=4, patch=32, embedded_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
     log_every=1, run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
 
@@ -108,7 +108,7 @@ def train_step(
 def open_items(c: Config, device: torch.device) -> RealItems:
     pairs, _ = find_pairs_and_photos(c.train_images, c.pairs, sample_cache=c.sample_cache)
     items = open_real_items(
-        pairs, c.patch, c.cache, device, RECIPE, largest=c.reference_size, white=c.white_pairs
+        pairs, c.patch, c.cache, device, RECIPE, largest=c.embedded_size, white=c.white_pairs
     )
     if items is None:
         raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")
@@ -130,7 +130,7 @@ def train(c: Config, device: torch.device) -> None:
             batch = items.triplets(batch_size, rng)
             return batch.clean, batch.noisy1, rng
         # Unpaired: another place, with noise of the same kind.
-        batch = items.triplets(batch_size, rng, c.reference_size or None)
+        batch = items.triplets(batch_size, rng, c.embedded_size or None)
         return batch.clean, batch.noisy2, rng
 
     s = State(c, device)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import Row, Timing, compare, print_machine, print_table, write_json
+from benchmarks.timing import Row, Timing, compare, print_machine, print_table, write_json
 from data.noise import NoiseModelDistribution, add_noise
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets

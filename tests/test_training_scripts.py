@@ -181,7 +181,7 @@ def test_phases_of_lite_and_a_resume_within_each(command, data, tmp_path):
         NT.main(
             [
                 *command(NT, "--preset", "lite", "--white-pairs", pairs, "--encoder-steps", "3"),
-                *("--reference-sizes", "16", "--steps-per-epoch", "1", "--run-dir", str(folder)),
+                *("--embedded-sizes", "16", "--steps-per-epoch", "1", "--run-dir", str(folder)),
                 *flags,
             ]
         )
@@ -303,7 +303,7 @@ def test_bundled_sample_where_there_are_no_images(command, data, tmp_path, monke
         asked.append(root)
         return data  # in its place, to save the time
 
-    monkeypatch.setattr("data.training.write_sample", write_sample)
+    monkeypatch.setattr("data.training_data.write_sample", write_sample)
     REAL.main(command(REAL, "--train-images", str(tmp_path / "none"), "--max-minutes", "0"))
     assert asked == [tmp_path / "cache" / "sample"]
     assert "using the bundled sample" in capsys.readouterr().out
@@ -343,7 +343,7 @@ def test_larger_references(script, command, pairs_seen, monkeypatch):
     """Synthetic: the patch in the middle of its surroundings, which are what is noisy."""
     image = torch.arange(24 * 24.0).view(1, 1, 24, 24).expand(2, 3, -1, -1)
     monkeypatch.setattr(Items, "clean_patches", lambda self, n, rng, size: image)
-    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24")
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--embedded-size", "24")
     script.main(command(script, *flags))
     ((clean, reference),) = pairs_seen
     assert clean.shape == (2, 3, 16, 16)
@@ -355,8 +355,8 @@ def test_larger_references(script, command, pairs_seen, monkeypatch):
 
 @pytest.mark.parametrize("script", [REAL, SYNTHETIC])
 def test_the_patchs_own_noise_is_never_larger(script, command, pairs_seen):
-    """--noise real beside --reference-size: the input of the denoiser is of the patch's size."""
-    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24", "--noise", "real")
+    """--noise real beside --embedded-size: the input of the denoiser is of the patch's size."""
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--embedded-size", "24", "--noise", "real")
     script.main(command(script, *flags))
     ((clean, noisy),) = pairs_seen
     assert clean.shape == noisy.shape == (2, 3, 16, 16)

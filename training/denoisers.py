@@ -41,7 +41,7 @@ class DenoiserSettings(RunSettings):
     patch: int = 88
     """Pixels a side for the generator; border are cut off each side for the denoiser."""
     border: int = 4
-    reference_size: int = 0
+    embedded_size: int = 0
     """Pixels a side of the reference, for a generator trained on larger ones; 0: patch (paper)."""
     epochs: int = 200
     steps_per_epoch: int = 5000
@@ -51,7 +51,7 @@ class DenoiserSettings(RunSettings):
     halve_after: tuple[int, ...] = (150, 170, 190)
     warm_up: int = 0
     ema: float = 0.0
-    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
+    """Decay per step of the averaged weights that are saved and validated; 0: the last (paper)."""
     weight_decay: float = 0.0
 
     @property
@@ -113,7 +113,7 @@ def check(c: DenoiserSettings) -> None:
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
     require(
-        c.reference_size == 0 or c.reference_size >= c.patch,
-        f"--reference-size {c.reference_size}: 0, or at least --patch {c.patch}",
+        c.embedded_size == 0 or c.embedded_size >= c.patch,
+        f"--embedded-size {c.embedded_size}: 0, or at least --patch {c.patch}",
     )
     require(c.border >= 0, f"--border {c.border}: expected 0 or more")

@@ -57,7 +57,7 @@ class RunLog:
             self.board.add_scalar(f"{group}/{name}", value, step)
 
     def pictures(self, name: str, columns: list[Tensor], step: int) -> None:
-        """Columns of (B, 3, H, W) images in [0, 1] side by side, a row a sample."""
+        """Columns of (B, 3, H, W) images in [0, 1] side by side, a row per sample."""
         if not self.writes:
             return
         rows = [image for sample in zip(*columns, strict=True) for image in sample]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.doctor.findings import SEVERITIES, Report
 from data.doctor.listing import (
     count_findings,
     file_findings,
@@ -15,7 +16,6 @@ from data.doctor.listing import (
     instance_findings,
 )
 from data.doctor.measures import duplicates, is_gray, measure_pair, thumbnail
-from data.doctor.report import SEVERITIES, Report
 from data.doctor.verdicts import MeasuredPair, iso_findings, pair_findings, summary
 from data.folders import DataSet, Finding, Survey, survey
 from data.prefetch import look_ahead
@@ -23,7 +23,7 @@ from data.sidd import SCENE_PATTERN, parse_scene
 from utils.errors import UserError
 from utils.images import read_header, read_uint8
 
-SAMPLED = 8  # files a set that the quick check decodes,
+SAMPLED = 8  # files per set that the quick check decodes,
 SAMPLED_PIXELS = 40e6  # up to about a second of them
 UNDECODED = ("size", "empty", "unreadable")  # nothing is to be gained from such a file's pixels
 

@@ -1,8 +1,8 @@
 """Train and tabulate a set of ablations: rows of ABLATIONS in train_noiseTransfer.py.
 
-    python -m benchmarks.ablate                                     # all of them, --preset lite
-    python -m benchmarks.ablate --rows none no-contrastive --train="--preset lite --epochs 4"
-    python -m benchmarks.ablate --rows none --seeds 0 1 2           # what chance alone changes
+    python ablate.py                                     # all of them, --preset lite
+    python ablate.py --rows none no-contrastive --train="--preset lite --epochs 4"
+    python ablate.py --rows none --seeds 0 1 2           # what chance alone changes
 
 The runs differ in their row and seed alone. Those that were interrupted go on, finished ones are
 only measured. Without test images, all are measured on the bundled sample.
