@@ -18,6 +18,7 @@ from typing import Literal
 import train_noiseTransfer
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets
+from evaluation.batches import How
 from evaluation.measure import evaluate_transfer
 from evaluation.protocols import has_cross_references
 from evaluation.tables import Column, Table
@@ -82,7 +83,7 @@ def measure(c: Config, row: str, seed: int, sets: list[PairedTestSet], table: Ta
     device = choose_device(c.gpu)
     transfer = NoiseTransfer.from_checkpoint(folder, device)
     for test_set in sets:
-        how = dict(limit=c.limit, device=device)
+        how = How(limit=c.limit, device=device)
         figures = evaluate_transfer(transfer, test_set, **how)
         for reference in other_references(test_set):
             other = evaluate_transfer(transfer, test_set, reference=reference, **how)

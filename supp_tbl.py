@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 
 from evaluation.baselines import require_bm3d
-from evaluation.batches import WORKERS
+from evaluation.batches import WORKERS, How
 from evaluation.denoising_tables import denoising_table, synthetic_table
 from evaluation.noise_section import noise_section
 from evaluation.noise_tables import cross_scene_table, known_table, noise_table
@@ -85,9 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     at_least(c, seed=0, limit=1, passes=1, draws=1, batch_size=1, workers=1)
     device = choose_device(c.gpu)
-    how = dict(
-        seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device
-    )
+    how = How(seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device)
 
     # All files are opened before anything is measured: a bad one is told now, not hours later.
     if c.bm3d:
