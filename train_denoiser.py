@@ -24,11 +24,18 @@ from data.items import RealItems
 from data.noise import NoiseCorrelationDistribution
 from data.recipe import Recipe
 from data.training_data import find_pairs_and_photos, find_validation_sets, open_real_items
-from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
 from models.layers import NoiseSource
-from training.denoisers import DenoiserSettings, State, check, learning_rate, open_transfer, show
+from training.denoisers import (
+    DenoiserSettings,
+    State,
+    check,
+    learning_rate,
+    open_transfer,
+    show,
+    validate,
+)
 from training.run import TrainingRun
 from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
@@ -142,18 +149,7 @@ def train(c: Config, device: torch.device) -> None:
                 continue
             save_weights(s.result, c.run_dir / c.weights_file)
             show(run, s, clean[:4], transfer(clean[:4], reference[:4], normal_noise(rng.pixels)))
-            psnr = []
-            for test_set in sets:  # its own noisy images, denoised
-                scores = evaluate_denoiser(
-                    s.result,
-                    test_set,
-                    seed=c.seed,
-                    limit=c.val_limit,
-                    device=device,
-                    progress=False,
-                )
-                psnr.append(run.record_validation(test_set, scores)["psnr"])
-            if run.save_if_best(psnr):
+            if run.save_if_best(validate(run, s, sets)):
                 save_weights(s.result, c.run_dir / "best" / c.weights_file)
         if is_first():
             save_weights(s.result, c.run_dir / c.weights_file)

@@ -24,11 +24,18 @@ from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
 from data.recipe import Recipe
 from data.training_data import find_pairs_and_photos, find_validation_sets, open_photos
-from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
 from models.layers import NoiseSource
-from training.denoisers import DenoiserSettings, State, check, learning_rate, open_transfer, show
+from training.denoisers import (
+    DenoiserSettings,
+    State,
+    check,
+    learning_rate,
+    open_transfer,
+    show,
+    validate,
+)
 from training.run import TrainingRun
 from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
@@ -138,14 +145,7 @@ def train(c: Config, device: torch.device) -> None:
                 continue
             save_weights(s.result, c.run_dir / c.weights_file)
             show(run, s, clean[:4], transfer(clean[:4], reference[:4], normal_noise(rng.pixels)))
-            psnr = []
-            for test_set in sets:
-                scores = evaluate_denoiser(
-                    s.result, test_set, noise=VALIDATION_NOISE, seed=c.seed, limit=c.val_limit,
-                    device=device, progress=False,
-                )  # fmt: skip
-                psnr.append(run.record_validation(test_set, scores)["psnr"])
-            if run.save_if_best(psnr):
+            if run.save_if_best(validate(run, s, sets, VALIDATION_NOISE)):
                 save_weights(s.result, c.run_dir / "best" / c.weights_file)
         if is_first():
             save_weights(s.result, c.run_dir / c.weights_file)

@@ -2,14 +2,18 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from data.noise import NoiseModelDistribution
+from data.test_sets import CleanTestSet, PairedTestSet
 from evaluation.baselines import BASELINES
-from evaluation.batches import evaluation_mode
+from evaluation.batches import How, evaluation_mode
+from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models import NoiseTransfer, build_denoiser
 from training.run import RunSettings, TrainingRun
@@ -105,6 +109,18 @@ def show(run: TrainingRun, s: State, clean: Tensor, noisy: Tensor) -> None:
     with torch.no_grad(), evaluation_mode(s.result):
         denoised = s.result(noisy)
     run.log.pictures("train/clean, generated, denoised", [clean, noisy, denoised], s.step)
+
+
+def validate(
+    run: TrainingRun,
+    s: State,
+    sets: Sequence[CleanTestSet | PairedTestSet],
+    noise: NoiseModelDistribution | None = None,
+) -> list[float]:
+    """Mean PSNR of each test set: of its own noisy images, or its clean ones under `noise`."""
+    how = How(seed=run.c.seed, limit=run.c.val_limit, device=run.device, progress=False)
+    scores = [evaluate_denoiser(s.result, each, noise=noise, **how) for each in sets]
+    return [run.record_validation(*of)["psnr"] for of in zip(sets, scores, strict=True)]
 
 
 def check(c: DenoiserSettings) -> None:
