@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 
 from evaluation.baselines import require_bm3d
-from evaluation.batches import WORKERS
+from evaluation.batches import WORKERS, How
 from evaluation.denoising_tables import denoising_table, synthetic_table
 from evaluation.noise_section import noise_section
 from evaluation.noise_tables import cross_scene_table, known_table, noise_table
@@ -61,12 +61,12 @@ class Config:
     out: Path = Path("supp/tbl")
     cache: Path = Path("cache")
     """Where the bundled sample is written when there are no test images."""
-    references: tuple[ReferenceProtocol, ...] = ("paired", "unpaired", "cross")
+    protocols: tuple[ReferenceProtocol, ...] = ("paired", "unpaired", "cross")
     """What generated noise is taken from, in the noise table (evaluation/protocols.py)."""
     draws: int = 1
     """Noisy images generated for an image; its scores are their means."""
     bm3d: bool = False
-    """Also denoise by BM3D, blind: 10 s an image of 256x256."""
+    """Also denoise by BM3D, blind: 10 s per image of 256x256."""
     report: bool = True
     """Write report.html, too."""
     seed: int = 0
@@ -85,9 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     at_least(c, seed=0, limit=1, passes=1, draws=1, batch_size=1, workers=1)
     device = choose_device(c.gpu)
-    how = dict(
-        seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device
-    )
+    how = How(seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device)
 
     # All files are opened before anything is measured: a bad one is told now, not hours later.
     if c.bm3d:
@@ -122,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
 
     files = generator_files(c.nt)
     if transfer and pairs and "noise" in c.tables:
-        report(noise_table(transfer, pairs, c.references, c.draws, **how), files)
+        report(noise_table(transfer, pairs, c.protocols, c.draws, **how), files)
         if c.report:
             its = dict(seed=c.seed, limit=c.limit, device=device)
             sections = [noise_section(transfer, test_set, **its) for test_set in pairs]

@@ -23,12 +23,19 @@ from torch import Tensor
 from data.items import RealItems
 from data.noise import NoiseCorrelationDistribution
 from data.recipe import Recipe
-from data.training import find_pairs_and_photos, find_validation_sets, open_real_items
-from evaluation.measure import evaluate_denoiser
+from data.training_data import find_pairs_and_photos, find_validation_sets, open_real_items
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
 from models.layers import NoiseSource
-from training.denoisers import DenoiserSettings, State, check, learning_rate, open_transfer, show
+from training.denoisers import (
+    DenoiserSettings,
+    State,
+    check,
+    learning_rate,
+    open_transfer,
+    show,
+    validate,
+)
 from training.run import TrainingRun
 from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
@@ -53,7 +60,7 @@ class Config(DenoiserSettings):
     weight_decay: float = 1e-5
 
 
-# One row a preset: what differs from the defaults above, which are the paper's.
+# One row per preset: what differs from the defaults above, which are the paper's.
 PRESETS = {
     "paper": {},
     "lite": dict(
@@ -62,7 +69,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 DEBUG = dict(
-    width=4, batch=4, patch=32, reference_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
+    width=4, batch=4, patch=32, embedded_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
     log_every=1, run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
 
@@ -108,7 +115,7 @@ def train_step(
 def open_items(c: Config, device: torch.device) -> RealItems:
     pairs, _ = find_pairs_and_photos(c.train_images, c.pairs, sample_cache=c.sample_cache)
     items = open_real_items(
-        pairs, c.patch, c.cache, device, RECIPE, largest=c.reference_size, white=c.white_pairs
+        pairs, c.patch, c.cache, device, RECIPE, largest=c.embedded_size, white=c.white_pairs
     )
     if items is None:
         raise UserError(f"{c.train_images}: no noisy/clean pairs; give their folder with --pairs")
@@ -130,7 +137,7 @@ def train(c: Config, device: torch.device) -> None:
             batch = items.triplets(batch_size, rng)
             return batch.clean, batch.noisy1, rng
         # Unpaired: another place, with noise of the same kind.
-        batch = items.triplets(batch_size, rng, c.reference_size or None)
+        batch = items.triplets(batch_size, rng, c.embedded_size or None)
         return batch.clean, batch.noisy2, rng
 
     s = State(c, device)
@@ -142,18 +149,7 @@ def train(c: Config, device: torch.device) -> None:
                 continue
             save_weights(s.result, c.run_dir / c.weights_file)
             show(run, s, clean[:4], transfer(clean[:4], reference[:4], normal_noise(rng.pixels)))
-            psnr = []
-            for test_set in sets:  # its own noisy images, denoised
-                scores = evaluate_denoiser(
-                    s.result,
-                    test_set,
-                    seed=c.seed,
-                    limit=c.val_limit,
-                    device=device,
-                    progress=False,
-                )
-                psnr.append(run.record_validation(test_set, scores)["psnr"])
-            if run.save_if_best(psnr):
+            if run.save_if_best(validate(run, s, sets)):
                 save_weights(s.result, c.run_dir / "best" / c.weights_file)
         if is_first():
             save_weights(s.result, c.run_dir / c.weights_file)

@@ -23,12 +23,19 @@ from torch import Tensor
 from data.items import SyntheticItems
 from data.noise import NoiseModelDistribution, add_noise
 from data.recipe import Recipe
-from data.training import find_pairs_and_photos, find_validation_sets, open_photos
-from evaluation.measure import evaluate_denoiser
+from data.training_data import find_pairs_and_photos, find_validation_sets, open_photos
 from evaluation.protocols import Transfer
 from models.generator import normal_noise
 from models.layers import NoiseSource
-from training.denoisers import DenoiserSettings, State, check, learning_rate, open_transfer, show
+from training.denoisers import (
+    DenoiserSettings,
+    State,
+    check,
+    learning_rate,
+    open_transfer,
+    show,
+    validate,
+)
 from training.run import TrainingRun
 from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
@@ -51,7 +58,7 @@ class Config(DenoiserSettings):
     weight_decay: float = 1e-6
 
 
-# One row a preset: what differs from the defaults above, which are the paper's.
+# One row per preset: what differs from the defaults above, which are the paper's.
 PRESETS = {
     "paper": {},
     "lite": dict(
@@ -60,7 +67,7 @@ PRESETS = {
     ),
 }  # fmt: skip
 DEBUG = dict(
-    width=4, batch=4, patch=32, reference_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
+    width=4, batch=4, patch=32, embedded_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
     log_every=1, run_dir=Path("runs/debug_synthetic"),
 )  # fmt: skip
 
@@ -102,7 +109,7 @@ def train_step(
 
 def open_items(c: Config, device: torch.device) -> SyntheticItems:
     _, photos = find_pairs_and_photos(c.train_images, photos=c.photos, sample_cache=c.sample_cache)
-    source = open_photos(photos, c.patch, c.cache, device, largest=c.reference_size)
+    source = open_photos(photos, c.patch, c.cache, device, largest=c.embedded_size)
     if source is None:
         raise UserError(f"{c.train_images}: no photographs; give their folder with --photos")
     return SyntheticItems(source, RECIPE)
@@ -120,7 +127,7 @@ def train(c: Config, device: torch.device) -> None:
     def draw(step: int) -> tuple[Tensor, Tensor, Randomness]:
         rng = randomness(c.seed, idist.get_rank(), step, device=device)
         # The reference is the same patch, with its surroundings where it is to be larger.
-        surroundings = items.clean_patches(batch_size, rng, c.reference_size or None)
+        surroundings = items.clean_patches(batch_size, rng, c.embedded_size or None)
         start = (surroundings.shape[-1] - c.patch) // 2
         inside = slice(start, start + c.patch)
         model = RECIPE.noise.draw(batch_size, rng.choices)
@@ -138,14 +145,7 @@ def train(c: Config, device: torch.device) -> None:
                 continue
             save_weights(s.result, c.run_dir / c.weights_file)
             show(run, s, clean[:4], transfer(clean[:4], reference[:4], normal_noise(rng.pixels)))
-            psnr = []
-            for test_set in sets:
-                scores = evaluate_denoiser(
-                    s.result, test_set, noise=VALIDATION_NOISE, seed=c.seed, limit=c.val_limit,
-                    device=device, progress=False,
-                )  # fmt: skip
-                psnr.append(run.record_validation(test_set, scores)["psnr"])
-            if run.save_if_best(psnr):
+            if run.save_if_best(validate(run, s, sets, VALIDATION_NOISE)):
                 save_weights(s.result, c.run_dir / "best" / c.weights_file)
         if is_first():
             save_weights(s.result, c.run_dir / c.weights_file)

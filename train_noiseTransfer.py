@@ -25,7 +25,7 @@ from data.augment import SceneDistribution
 from data.items import GeneratorItems, SyntheticItems, Triplet
 from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
 from data.recipe import Recipe
-from data.training import (
+from data.training_data import (
     find_pairs_and_photos,
     find_validation_sets,
     open_photos,
@@ -140,7 +140,7 @@ class Config(RunSettings):
     saved beside them as transfer.json, and used in validation."""
 
     # Contrastive learning
-    reference: Literal["unpaired", "paired"] = "unpaired"
+    embedded: Literal["unpaired", "paired"] = "unpaired"
     """What is embedded as the noise to transfer: noisy2, of another place, or noisy1 itself."""
     queue_size: int = 4096
     momentum: float = 0.999
@@ -173,8 +173,8 @@ class Config(RunSettings):
     grad_accum: int = 1
     """Parts in which a process takes its batch: less memory, the same step."""
     patch: int = 96
-    reference_sizes: tuple[int, ...] = ()
-    """Of the reference noisy2's patch, one drawn a batch; none given: --patch, as in the paper."""
+    embedded_sizes: tuple[int, ...] = ()
+    """Of the reference noisy2's patch, one drawn per batch; none: --patch, as in the paper."""
     epochs: int = 200
     steps_per_epoch: int = 2000
     lr: float = 1e-4
@@ -189,7 +189,7 @@ class Config(RunSettings):
     betas: tuple[float, float] = (0.5, 0.99)
     weight_decay: float = 1e-7
     ema: float = 0.0
-    """Decay a step of the averaged generator that is saved and validated; 0: the last (paper)."""
+    """Decay per step of the averaged generator that is saved and validated; 0: the last (paper)."""
 
 
 # Groups of loss terms, for the ablations below.
@@ -214,13 +214,13 @@ OUR_TERMS = dict(
 # statistics of the noise, then the generator by moments, without the adversary, which swings and
 # would take most of the time. See docs/method.md 9 and ckpts/README.md.
 LITE = dict(
-    width=16, embed_dim=32, batch=16, patch=48, border=8, reference_sizes=(64,), reference_patch=64,
+    width=16, embed_dim=32, batch=16, patch=48, border=8, embedded_sizes=(64,), reference_patch=64,
     epochs=13, steps_per_epoch=400, encoder_steps=2400, freeze_encoder=True,
     lr=2e-3, lr_decay="cosine", warm_up=50, ema=0.995, queue_size=1024, momentum=0.99,
     p_real=0.5, **OUR_DATA, **OUR_TERMS, w_contra=0.1,
     **NO_ADVERSARY,
 )  # fmt: skip
-# One row a preset: what differs from the defaults above, which are the paper's.
+# One row per preset: what differs from the defaults above, which are the paper's.
 PRESETS = {
     "paper": {},
     "lite": LITE,
@@ -232,7 +232,7 @@ PRESETS = {
     # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
     "release": dict(encoder_steps=20000, reference_patch=96, **OUR_DATA, **OUR_TERMS),
 }  # fmt: skip
-# What differs from the preset; benchmarks/ablate.py trains and tabulates them.
+# What differs from the preset; ablate.py trains and tabulates them.
 ABLATIONS = {
     "none": {},
     "no-contrastive": dict(w_contra=0.0, w_contra_adv=0.0),
@@ -245,7 +245,7 @@ ABLATIONS = {
     "adversarial-alone": dict(NO_MOMENTS, **PAPER_TERMS),
     "adversarial-too": dict(PAPER_TERMS),
     "no-correlated-noise": dict(p_correlated=0.0),
-    "paired-reference": dict(reference="paired"),
+    "paired-reference": dict(embedded="paired"),
     "no-noise-injection": dict(inject_noise=False),
     "embed-32": dict(embed_dim=32),
     "embed-512": dict(embed_dim=512),
@@ -255,7 +255,7 @@ ABLATIONS = {
     "temperature-0.2": dict(temperature=0.2),
 }
 DEBUG = dict(
-    width=4, batch=4, patch=32, border=0, reference_sizes=(), reference_patch=16, epochs=2,
+    width=4, batch=4, patch=32, border=0, embedded_sizes=(), reference_patch=16, epochs=2,
     steps_per_epoch=2, queue_size=16, val_limit=2, log_every=1, run_dir=Path("runs/debug_NT"),
 )  # fmt: skip
 
@@ -333,7 +333,7 @@ def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[
     n, device = len(batch.clean) // c.grad_accum, batch.clean.device
     # What is embedded as the key: the reference. In the encoder's own phase the two views change
     # places: the query is the reference, and tells the statistics of the other place's noise.
-    reference = batch.noisy1 if alone or c.reference == "paired" else batch.noisy2
+    reference = batch.noisy1 if alone or c.embedded == "paired" else batch.noisy2
     networks = [e_k] + [e_q] * (alone or embeds(c)) + [g] * (not alone)  # those that are used
     with shared_spectral_norm(*networks, dtype=forward_dtype(c.precision, device)):
         with torch.no_grad(), autocast(c.precision, device):
@@ -371,7 +371,7 @@ def encoder_gradients(
     """Of the encoder alone: contrastive, and what z tells of the noise. As `gradients`."""
     clean, noisy = part.clean, part.noisy1
     with autocast(c.precision, clean.device):
-        _, q = s.encoder_q.embed(noisy if c.reference == "paired" else part.noisy2)
+        _, q = s.encoder_q.embed(noisy if c.embedded == "paired" else part.noisy2)
     contra, accuracy = contrastive_loss(q, keys, s.keys.queue, c.temperature, first)
     values = {"loss_contra_noisy": contra, "contraAcc_noisy": accuracy}
     loss = c.w_contra * contra  # Eq. 9.4
@@ -531,13 +531,13 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
         correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
         scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
     )
-    largest = max((c.patch, *c.reference_sizes))
+    largest = max((c.patch, *c.embedded_sizes))
     real = open_real_items(
         pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
     )
     source = open_photos(photos, c.patch, c.cache, device, largest=largest)
     synthetic = SyntheticItems(source, recipe, real) if source else None
-    return GeneratorItems(synthetic, real, c.p_real, c.reference_sizes)
+    return GeneratorItems(synthetic, real, c.p_real, c.embedded_sizes)
 
 
 def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
@@ -611,10 +611,13 @@ def main(argv: list[str] | None = None) -> None:
         print_config(c)
         return
     check_training(c)
-    require(c.patch >= 16 and c.patch % 4 == 0, f"--patch {c.patch}: at least 16, divisible by 4")
     require(
-        all(p >= c.patch and p % 4 == 0 for p in c.reference_sizes),
-        f"--reference-sizes {' '.join(map(str, c.reference_sizes))}: "
+        c.patch >= MIN_REFERENCE and c.patch % 4 == 0,
+        f"--patch {c.patch}: at least {MIN_REFERENCE}, divisible by 4",
+    )
+    require(
+        all(p >= c.patch and p % 4 == 0 for p in c.embedded_sizes),
+        f"--embedded-sizes {' '.join(map(str, c.embedded_sizes))}: "
         f"at least --patch {c.patch}, divisible by 4",
     )
     require(c.batch <= c.queue_size, f"--batch {c.batch}: at most --queue-size {c.queue_size}")
@@ -626,7 +629,6 @@ def main(argv: list[str] | None = None) -> None:
         c.border >= 0 and c.patch - 2 * c.border >= 16,
         f"--border {c.border}: from 0, and leaving 16 of --patch {c.patch}",
     )
-    require(c.embed_dim >= 1, f"--embed-dim {c.embed_dim}: expected 1 or more")
     require(
         len(c.noise_models) in (3, 4) and min(c.noise_models) >= 0 < sum(c.noise_models),
         f"--noise-models {' '.join(map(str, c.noise_models))}: expected three or four shares",
@@ -634,7 +636,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("p_real", "p_correlated", "p_varied"):
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
-    at_least(c, encoder_steps=0)
+    at_least(c, embed_dim=1, encoder_steps=0)
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
         or matches_moments(c),

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.report import Row, compare, print_machine, print_table, write_json
+from benchmarks.timing import Row, compare, print_machine, print_table, write_json
 from benchmarks.train_step import fast_step
 from data.items import Triplet
 from utils.config import choose_device, parse

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.report import (
+from benchmarks.timing import (
     Row,
     Timing,
     compare,
@@ -38,7 +38,7 @@ from data.folders import PairFile
 from data.items import GeneratorItems, PatchSource, SyntheticItems
 from data.sample import write_sample
 from data.store import ImageStore
-from data.training import StorePlace, find_pairs_and_photos, open_photos, open_real_items
+from data.training_data import StorePlace, find_pairs_and_photos, open_photos, open_real_items
 from train_noiseTransfer import RECIPE
 from train_noiseTransfer import Config as TrainConfig
 from utils.config import choose_device, parse

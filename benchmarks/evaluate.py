@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import Row, Timing, compare, print_machine, print_table, write_json
+from benchmarks.timing import Row, Timing, compare, print_machine, print_table, write_json
 from data.noise import NoiseModelDistribution, add_noise
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets
-from evaluation.batches import MIN_SIDE, full_float32
+from evaluation.batches import full_float32
 from evaluation.measure import evaluate_denoiser, evaluate_transfer
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.denoisers import denoiser_from_checkpoint
@@ -34,6 +34,7 @@ from utils.config import choose_device, parse
 from utils.errors import exit_on_user_error, require
 from utils.noise_statistics import neighbour_correlation
 from utils.seeding import randomness
+from utils.transfer_settings import MIN_REFERENCE
 
 Task = Callable[[PairedTestSet, int | None], object]  # task(test set, batch size)
 
@@ -83,8 +84,8 @@ class RepeatedBlocks:
 
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
-    good = MIN_SIDE <= c.side <= 256 and c.side % 4 == 0
-    require(good, f"--side {c.side}: expected {MIN_SIDE} to 256, divisible by 4")
+    good = MIN_REFERENCE <= c.side <= 256 and c.side % 4 == 0
+    require(good, f"--side {c.side}: expected {MIN_REFERENCE} to 256, divisible by 4")
     require(c.repeats >= 1, f"--repeats {c.repeats}: expected 1 or more")
     require(min(c.batches, default=1) >= 1, f"--batches {c.batches}: expected 1 or more")
     device = choose_device(c.gpu)

@@ -17,7 +17,7 @@ from pathlib import Path
 import ignite.distributed as idist
 import torch
 
-from benchmarks.report import print_machine, print_table, write_json
+from benchmarks.timing import print_machine, print_table, write_json
 from data.items import Triplet
 from models.generator import normal_noise
 from train_noiseTransfer import Config as TrainConfig

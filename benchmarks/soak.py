@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import train_noiseTransfer
-from benchmarks.report import Row, print_machine, print_table, resident, write_json
+from benchmarks.timing import Row, print_machine, print_table, resident, write_json
 from utils.config import parse
 from utils.errors import exit_on_user_error, require
 

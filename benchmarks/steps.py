@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import Row, compare, print_machine, print_table, write_json
+from benchmarks.timing import Row, compare, print_machine, print_table, write_json
 from utils.config import choose_device
 from utils.precision import Precision
 

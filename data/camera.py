@@ -119,7 +119,7 @@ def process(camera: np.ndarray, gains: tuple[float, float, float]) -> np.ndarray
 
 
 def mosaic(camera: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> (H, W): one colour a pixel, RGGB."""
+    """(H, W, 3) -> (H, W): one colour per pixel, RGGB."""
     raw = camera[..., 1].copy()
     raw[::2, ::2] = camera[::2, ::2, 0]
     raw[1::2, 1::2] = camera[1::2, 1::2, 2]

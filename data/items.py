@@ -111,7 +111,7 @@ class PatchSource:
 class RealItems:
     """Real items: two views of noise of one kind, from pairs [clean 0, noisy 0, clean 1, ...].
 
-    kinds: a label a pair; pairs with equal labels share their noise (SIDD: the same ISO).
+    kinds: one label per pair; pairs with equal labels share their noise (SIDD: the same ISO).
     white: how many of the last pairs have noise that lost its correlation (resized images): the
     recipe's is given to it, the same in both views, and their clean side varies under it.
     """
@@ -245,7 +245,7 @@ class SyntheticItems:
 class GeneratorItems:
     """Items of `train_noiseTransfer.py`: real with probability p_real, else synthetic.
 
-    reference_sizes: sizes of noisy2, one drawn a batch; none: as the other patches (paper).
+    reference_sizes: sizes of noisy2, one drawn per batch; none: as the other patches (paper).
     """
 
     def __init__(

@@ -18,7 +18,7 @@ TAPS = 5  # of a correlation's kernel, an axis
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """One noise model an image, all (B,).
+    """One noise model per image, all (B,).
 
     sigma: standard deviation of the Gaussian part on [0, 1] images, 0 for none.
     chi: photon count of white for the Poisson part, infinite for none.
@@ -133,7 +133,7 @@ def interpolate(level: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class NoiseCorrelation:
-    """How white noise becomes correlated, one way an image, its energy kept.
+    """How white noise becomes correlated, one way per image, its energy kept.
 
     kernel: (B, 3, 2, TAPS), of each channel along height and width, unit sums of squares; mixing:
     (B, 3, 3), of the channels, rows of unit length.

@@ -24,8 +24,7 @@ from evaluation.protocols import Transfer
 from models.layers import NoiseSource
 from utils.errors import UserError
 from utils.filters import gaussian_blur
-
-MIN_REFERENCE = 16  # pixels a side: four blocks
+from utils.transfer_settings import MIN_REFERENCE
 
 MATCH_SIDE = 256  # pixels of the reference, a side, that the camera's level is matched on
 

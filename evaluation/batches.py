@@ -1,4 +1,4 @@
-"""Test sets in batches: images read ahead, measured in float32, one score an image.
+"""Test sets in batches: images read ahead, measured in float32, one score per image.
 
 A batch has images of one size, so that they stack; what an image scores does not depend on its
 batch (evaluation/measure.py).
@@ -7,6 +7,7 @@ batch (evaluation/measure.py).
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -16,17 +17,17 @@ from tqdm import tqdm
 from data.prefetch import look_ahead
 from evaluation.image_sets import CleanImages, ImagePairs
 from utils.errors import UserError, memory_named
+from utils.transfer_settings import MIN_REFERENCE
 
 Scores = dict[str, np.ndarray]
-"""Measure -> one float64 an image, (N,), in the test set's order."""
+"""Measure -> one float64 per image, (N,), in the test set's order."""
 
 Draw = tuple[int, int]
 """(image's index, pass)"""
 
 Measured = dict[str, Tensor]
-"""Measure -> one float32 an image of a batch, (B,), on the device."""
+"""Measure -> one float32 per image of a batch, (B,), on the device."""
 
-MIN_SIDE = 16  # the smallest reference the encoder takes; SSIM's window needs 11
 PIXELS = 256 * 256  # what counts as one image of a batch: a block of SIDD validation
 BATCH = 8
 # Pixels of a batch by default. On a CPU more cost up to twice the time an image: feature maps leave
@@ -35,21 +36,37 @@ BATCH_PIXELS = {"cpu": PIXELS, "cuda": BATCH * PIXELS}
 WORKERS = min(8, os.cpu_count() or 1)
 
 
+class How(TypedDict, total=False):
+    """How a test set is gone through; no score depends on more of it than `seed` and `limit`.
+
+    limit: the first so many images; batch_size: in images of 256x256, larger ones go in smaller
+    batches; None takes 8, on a CPU as many as have the pixels of one of 256x256.
+    """
+
+    seed: int
+    limit: int | None
+    batch_size: int | None
+    device: torch.device | str
+    workers: int
+    progress: bool
+
+
 def measure_all(
     test_set: CleanImages | ImagePairs,
     read: Callable[[int, int], tuple[Tensor, ...]],
     measure: Callable[[Sequence[Tensor], Sequence[Draw]], Measured],
-    passes: int,
-    limit: int | None,
-    batch_size: int | None,
-    device: torch.device | str,
-    workers: int,
-    progress: bool,
+    passes: int = 1,
     alike: Callable[[int], tuple] = lambda index: (),
+    *,
+    limit: int | None = None,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = WORKERS,
+    progress: bool = True,
 ) -> Scores:
     """Scores of `measure`, called with what `read` gave for a batch of (image, pass).
 
-    A batch has images of one size and of one `alike`.
+    A batch has images of one size and of one `alike`; the rest: see How.
     """
     device = torch.device(device)
     count = len(test_set) if limit is None else min(limit, len(test_set))
@@ -95,10 +112,10 @@ def _batches(
     by_size: dict[tuple, list[Draw]] = {}
     for index in range(count):
         height, width = test_set.size(index)
-        if min(height, width) < MIN_SIDE:
+        if min(height, width) < MIN_REFERENCE:
             raise UserError(
                 f"{test_set.name}: {test_set.image_name(index)} is {width}x{height}, expected at "
-                f"least {MIN_SIDE} pixels a side; remove it from the test set"
+                f"least {MIN_REFERENCE} pixels a side; remove it from the test set"
             )
         group = by_size.setdefault((height, width, *alike(index)), [])
         group.extend((index, p) for p in range(passes))

@@ -6,13 +6,14 @@ workers, device.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from torch import nn
 
 from data.noise import NoiseModelDistribution
 from evaluation.baselines import BASELINES, bm3d
+from evaluation.batches import How
 from evaluation.image_sets import CleanImages, ImagePairs
 from evaluation.measure import evaluate_denoiser
 from evaluation.tables import TEST_SET, Column, Table
@@ -49,7 +50,7 @@ def denoising_table(
     denoisers: Mapping[Path, nn.Module],
     sets: Sequence[ImagePairs],
     with_bm3d: bool = False,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Table:
     table = Table("denoising", "Denoising of real noise", DENOISING_COLUMNS)
     for test_set in sets:
@@ -62,7 +63,7 @@ def synthetic_table(
     sets: Sequence[CleanImages],
     with_bm3d: bool = False,
     passes: int = 10,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Table:
     title = f"Denoising of synthetic noise; mean of {passes} passes where its strength is random"
     table = Table("synthetic", title, SYNTHETIC_COLUMNS)
@@ -81,7 +82,7 @@ def _add_denoisers(
     test_set: CleanImages | ImagePairs,
     labels: dict[str, str],
     with_bm3d: bool,
-    **how: Any,
+    **how: Unpack[How],
 ) -> None:
     """Rows of one test set and noise: the input, BM3D if asked for, and every denoiser."""
     measured = {file: evaluate_denoiser(d, test_set, **how) for file, d in denoisers.items()}

@@ -9,13 +9,14 @@ runs', other machines' and other papers', and bf16 and TF32 would move them.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.noise import NoiseModelDistribution, add_noise
-from evaluation.batches import WORKERS, Draw, Measured, Scores, evaluation_mode, measure_all
+from evaluation.batches import Draw, How, Measured, Scores, evaluation_mode, measure_all
 from evaluation.image_sets import CleanImages, ImagePairs
 from evaluation.protocols import (
     OTHER_HALF,
@@ -100,21 +101,15 @@ def evaluate_transfer(
     reference: ReferenceProtocol | Sequence[int] = "paired",
     measures: NoiseMeasures = noise_scores,
     draws: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    workers: int = WORKERS,
-    progress: bool = True,
+    **how: Unpack[How],
 ) -> Scores:
     """Noise generated for each clean image against its real noise, by `measures`.
 
     reference: what the noise is taken from (evaluation/protocols.py), or for each image the index
-    of the one whose noisy side it is. draws: noisy images an image; its scores are their means.
-    limit: the first so many images; batch_size: in images of 256x256, larger ones go in smaller
-    batches; None takes 8, on a CPU as many as have the pixels of one of 256x256.
+    of the one whose noisy side it is. draws: noisy images per image; its scores are their means.
     """
-    count = len(test_set) if limit is None else min(limit, len(test_set))
+    seed = how.pop("seed", 0)
+    count = min(how.get("limit") or len(test_set), len(test_set))
     if isinstance(reference, str):
         reference = reference_indices(test_set, count, reference, seed)
     references = reference
@@ -140,26 +135,20 @@ def evaluate_transfer(
         return other == OTHER_HALF, None if other in (index, OTHER_HALF) else test_set.size(other)
 
     with evaluation_mode(transfer):
-        return measure_all(
-            test_set, read, measure, draws, limit, batch_size, device, workers, progress, alike
-        )
+        return measure_all(test_set, read, measure, draws, alike, **how)
 
 
 def evaluate_floor(
     test_set: ImagePairs,
     *,
     measures: NoiseMeasures = noise_scores,
-    seed: int = 0,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    workers: int = WORKERS,
-    progress: bool = True,
+    **how: Unpack[How],
 ) -> Scores:
     """Real noise against another draw of it (`floor_pair`): the best that any model can reach.
 
     Nothing is random; `seed` is taken so that all evaluations are called alike.
     """
+    how.pop("seed", None)
 
     def read(index: int, _pass: int) -> tuple[Tensor, ...]:
         clean, noisy = test_set[index]
@@ -175,9 +164,7 @@ def evaluate_floor(
     def alike(index: int) -> tuple:
         return (test_set.second_shot(index) is None,)
 
-    return measure_all(
-        test_set, read, measure, 1, limit, batch_size, device, workers, progress, alike
-    )
+    return measure_all(test_set, read, measure, 1, alike, **how)
 
 
 def evaluate_denoiser(
@@ -186,20 +173,15 @@ def evaluate_denoiser(
     *,
     noise: NoiseModelDistribution | None = None,
     passes: int = 1,
-    seed: int = 0,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    device: torch.device | str = "cpu",
-    workers: int = WORKERS,
-    progress: bool = True,
+    **how: Unpack[How],
 ) -> Scores:
     """PSNR and SSIM of the denoised image, clipped to [0, 1], and of the noisy input.
 
     noise: what to put on the clean images, drawn anew for every image and pass and not quantised to
     8 bits (a fixed setting has ranges of no width); None takes the test set's own noisy images.
-    Returns psnr, ssim, psnr_noisy and ssim_noisy, means over the passes. limit, batch_size: as in
-    `evaluate_transfer`.
+    Returns psnr, ssim, psnr_noisy and ssim_noisy, means over the passes.
     """
+    seed = how.pop("seed", 0)
 
     def read(index: int, pass_: int) -> tuple[Tensor, Tensor]:
         item = test_set[index]
@@ -224,9 +206,7 @@ def evaluate_denoiser(
         }
 
     with evaluation_mode(denoiser):
-        return measure_all(
-            test_set, read, measure, passes, limit, batch_size, device, workers, progress
-        )
+        return measure_all(test_set, read, measure, passes, **how)
 
 
 def mean_over_images(scores: Scores) -> dict[str, float]:

@@ -45,14 +45,6 @@ class NoiseSample:
     real: Tensor
     generated: Mapping[str, Tensor]
 
-    def __post_init__(self) -> None:
-        for title, image in {"real": self.real, **self.generated}.items():
-            if image.shape != self.clean.shape:
-                raise ValueError(
-                    f"{self.name}: expected {title} of {tuple(self.clean.shape)}, as clean, "
-                    f"got {tuple(image.shape)}"
-                )
-
 
 @dataclass(frozen=True)
 class NoiseSection:
@@ -63,14 +55,6 @@ class NoiseSection:
     samples: Sequence[NoiseSample]
     embeddings: np.ndarray | None
     groups: Sequence[str] | None
-
-    def __post_init__(self) -> None:
-        if (self.embeddings is None) != (self.groups is None) or (
-            self.embeddings is not None and len(self.embeddings) != len(self.groups)
-        ):
-            raise ValueError(f"{self.title}: expected one group for each embedding")
-        if len({tuple(s.generated) for s in self.samples}) > 1:
-            raise ValueError(f"{self.title}: expected the same noise models for every sample")
 
 
 def noise_section(

@@ -4,13 +4,14 @@
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
 from data.cross_scene import CrossSceneTestSet
 from data.noise import NoiseModelDistribution
 from evaluation.baselines import BASELINES
+from evaluation.batches import How
 from evaluation.image_sets import CleanImages, ImagePairs, KnownNoise
 from evaluation.measure import evaluate_floor, evaluate_transfer, scene_scores
 from evaluation.protocols import ReferenceProtocol, has_cross_references
@@ -74,7 +75,7 @@ def noise_table(
     sets: Sequence[ImagePairs],
     references: Sequence[ReferenceProtocol] = ("paired", "unpaired", "cross"),
     draws: int = 1,
-    **how: Any,
+    **how: Unpack[How],
 ) -> Table:
     """The floor, NoiseTransfer by reference, then models that see the same, or the pair itself."""
     table = Table("noise", "Generated against real noise, means and 95% intervals", NOISE_COLUMNS)
@@ -94,7 +95,7 @@ def noise_table(
     return table
 
 
-def cross_scene_table(transfer: NoiseTransfer, draws: int = 1, **how: Any) -> Table:
+def cross_scene_table(transfer: NoiseTransfer, draws: int = 1, **how: Unpack[How]) -> Table:
     """The floor, another shot of the target; NoiseTransfer and the blind models from a reference of
     another scene, brighter or darker."""
     title = (
@@ -113,8 +114,8 @@ def cross_scene_table(transfer: NoiseTransfer, draws: int = 1, **how: Any) -> Ta
     return table
 
 
-def known_table(transfer: NoiseTransfer, sets: Sequence[CleanImages], **how: Any) -> Table:
-    """A row a kind of noise: every protocol, and the floor."""
+def known_table(transfer: NoiseTransfer, sets: Sequence[CleanImages], **how: Unpack[How]) -> Table:
+    """A row per kind of noise: every protocol, and the floor."""
     title = (
         "Generated noise where the reference's is known: its strength over the true one, AKLD, and "
         "correlation of neighbours, generated / true"

@@ -129,10 +129,7 @@ def noise_histograms(noises: Mapping[str, np.ndarray]) -> Figure:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("")
-    axes.set_xlabel("noise [8-bit levels]")
-    axes.set_ylabel("share of values [1/level]")
-    _legend(figure, axes)
-    return figure
+    return _named(figure, axes, "noise [8-bit levels]", "share of values [1/level]")
 
 
 @_svg
@@ -146,10 +143,7 @@ def cumulative_noise(noises: Mapping[str, np.ndarray]) -> Figure:
         share = counts.cumsum()[:-1] / max(counts.sum(), 1)
         axes.plot(upper_edges, share, label=title, **line)
     axes.set_ylim(0, 1)
-    axes.set_xlabel("noise [8-bit levels]")
-    axes.set_ylabel("cumulative share of values")
-    _legend(figure, axes)
-    return figure
+    return _named(figure, axes, "noise [8-bit levels]", "cumulative share of values")
 
 
 @_svg
@@ -165,10 +159,7 @@ def noise_level_curves(curves: Mapping[str, np.ndarray]) -> Figure:
         axes.plot(intensity, 255 * std, label=title, marker="o", markersize=3, **line)
     axes.set_xlim(0, 255)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("clean intensity [8-bit levels]")
-    axes.set_ylabel("noise std. dev. [8-bit levels]")
-    _legend(figure, axes)
-    return figure
+    return _named(figure, axes, "clean intensity [8-bit levels]", "noise std. dev. [8-bit levels]")
 
 
 @_svg
@@ -269,6 +260,13 @@ def embedding_map(embeddings: np.ndarray, groups: Sequence[str]) -> Figure:
 def _axes(height: float = 2.4) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def _named(figure: Figure, axes: Axes, x: str, y: str) -> Figure:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    _legend(figure, axes)
+    return figure
 
 
 def _lines() -> list[dict]:

@@ -19,6 +19,7 @@ from models.layers import NoiseSource
 from utils.errors import UserError
 from utils.noise_statistics import VARIANCE_FLOOR, noise_level_function
 from utils.seeding import derived_seed
+from utils.transfer_settings import MIN_REFERENCE
 
 ReferenceProtocol = Literal["paired", "unpaired", "cross"]
 
@@ -72,14 +73,15 @@ def transfer_between_halves(
 ) -> Tensor:
     """Each half of `clean` with noise like that of the other half of `noisy`; both (B, 3, H, W).
 
-    The longer side is halved. UserError if it has less than 32 pixels.
+    The longer side is halved. UserError if the halves are too small for a reference.
     """
     axis = 2 if clean.shape[2] > clean.shape[3] else 3
     length = clean.shape[axis]
-    if length < 32:
+    if length < 2 * MIN_REFERENCE:
         raise UserError(
             f"an image of {clean.shape[3]}x{clean.shape[2]} cannot be its own unpaired reference: "
-            "expected a side of 32 pixels or more; leave the protocol out, or remove the image"
+            f"expected a side of {2 * MIN_REFERENCE} pixels or more; leave the protocol out, or "
+            "remove the image"
         )
     (c1, c2), (n1, n2) = (x.tensor_split([length // 2], dim=axis) for x in (clean, noisy))
     return torch.cat([transfer(c1, n2, noise), transfer(c2, n1, noise)], dim=axis)

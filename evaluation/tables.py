@@ -49,7 +49,7 @@ TEST_SET = (Column("test_set", "test set"), Column("images", "images", "d"))
 
 @dataclass
 class Table:
-    """A table while it is filled: a row a test set and method, and beside it one an image.
+    """A table while it is filled: a row per test set and method, and beside it one per image.
 
     columns: of the rows; "test_set" and "images" are filled in by `add`.
     """
@@ -128,10 +128,16 @@ def as_text(columns: Sequence[Column], rows: Sequence[Row]) -> str:
     lines = [[c.title for c in columns], *([c.cell(row) for c in columns] for row in rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     lines.insert(1, ["-" * width for width in widths])
+    return aligned(lines, [bool(c.spec) for c in columns])
+
+
+def aligned(lines: Sequence[Sequence[str]], to_right: Sequence[bool]) -> str:
+    """Cells in columns two blanks apart, each column to the left or `to_right`."""
+    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if column.spec else cell.ljust(width)
-            for column, cell, width in zip(columns, line, widths, strict=True)
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, to_right, strict=True)
         ).rstrip()
         for line in lines
     )

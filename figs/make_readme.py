@@ -6,7 +6,7 @@
 
 The first two run supp_tbl.py on the bundled sample, write its tables into ckpts/README.md, a short
 one into README.md, and draw figs/*.png. `--real` takes <table>.md and <table>.csv of folders that
-`supp_tbl.py --out` or benchmarks.ablate wrote, as the table <table>_real; rows of several folders
+`supp_tbl.py --out` or ablate.py wrote, as the table <table>_real; rows of several folders
 follow one another. All write the table of the weights. Every .csv goes to ckpts/tables/, where
 tests/test_readme.py compares it with the pages.
 
@@ -45,7 +45,7 @@ class Config:
     bm3d: bool = True
     """Measure BM3D on the sample, too, or (--no-bm3d) take its rows over."""
     real: tuple[Path, ...] = ()
-    """Only insert the tables in these folders, of supp_tbl.py --out or benchmarks.ablate."""
+    """Only insert the tables in these folders, of supp_tbl.py --out or ablate.py."""
 
 
 @dataclass

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
+from utils.padding import pad_to_multiple
 
 
 def build_denoiser(name: str, width: int = 64) -> nn.Module:
@@ -208,16 +209,3 @@ class UNet(nn.Module):
         for up, dec in zip(reversed(self.up), reversed(self.dec), strict=True):
             x = dec(torch.cat([up(x), skips.pop()], dim=1))
         return noisy + self.tail(x)[..., :h, :w]
-
-
-def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """Pad (..., H, W) at the bottom and right by reflection, to sides divisible by `multiple`.
-
-    Images too small to reflect are padded by repeating their edge.
-    """
-    h, w = x.shape[-2:]
-    pad_h, pad_w = -h % multiple, -w % multiple
-    if pad_h == pad_w == 0:
-        return x
-    mode = "reflect" if pad_h < h and pad_w < w else "replicate"
-    return F.pad(x, (0, pad_w, 0, pad_h), mode=mode)

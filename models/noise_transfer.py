@@ -15,6 +15,7 @@ from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError, memory_named
+from utils.padding import pad_to_multiple
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
 MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
@@ -164,13 +165,9 @@ class NoiseTransfer(nn.Module):
         Sizes that do not divide by 4 are padded (reflected) and cropped.
         """
         height, width = clean.shape[-2:]
-        right, bottom = -width % 4, -height % 4
-        # Reflection needs more pixels than it adds; slivers are replicated instead.
-        mode = "reflect" if min(height, width) > 3 else "replicate"
-        padded = F.pad(clean, (0, right, 0, bottom), mode=mode) if right or bottom else clean
         noise = noise if self.inject_noise else no_noise
         with shared_spectral_norm(self.generator):
-            residual = self.generator(padded, z.expand(len(clean), -1), noise)
+            residual = self.generator(pad_to_multiple(clean, 4), z.expand(len(clean), -1), noise)
         return (clean + strength * residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
 
     def transfer(

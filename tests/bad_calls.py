@@ -23,7 +23,7 @@ from data.doctor import __main__ as doctor
 from data.sidd import parse_scene
 from data.store import ImageStore
 from data.test_sets import find_test_sets
-from data.training import find_training_data
+from data.training_data import find_training_data
 from models import NoiseEncoder, NoiseGenerator, build_denoiser
 from tests.bad_files import (
     BLOCKS,
@@ -259,8 +259,8 @@ def script_cases() -> Iterator[Case]:
                    lambda f, s=script: training(s, f, "--patch", "20", "--border", "10"),
                    "--patch 20: at least 21, border included")  # fmt: skip
         yield Case(f"{name}: reference smaller than the patch",
-                   lambda f, s=script: training(s, f, "--patch", "20", "--reference-size", "16"),
-                   "--reference-size 16: 0, or at least --patch 20")  # fmt: skip
+                   lambda f, s=script: training(s, f, "--patch", "20", "--embedded-size", "16"),
+                   "--embedded-size 16: 0, or at least --patch 20")  # fmt: skip
 
 
 def empty_train(folder: Path) -> None:
@@ -274,9 +274,9 @@ SCRIPTS = [
          "--patch 30: at least 16, divisible by 4"),
     Case("generator: batch larger than the queue", lambda f: training(NT, f, "--batch", "17"),
          "--batch 17: at most --queue-size 16"),
-    Case("generator: --reference-sizes 16 32",
-         lambda f: training(NT, f, "--patch", "32", "--reference-sizes", "16", "32"),
-         "--reference-sizes 16 32: at least --patch 32, divisible by 4"),
+    Case("generator: --embedded-sizes 16 32",
+         lambda f: training(NT, f, "--patch", "32", "--embedded-sizes", "16", "32"),
+         "--embedded-sizes 16 32: at least --patch 32, divisible by 4"),
     Case("generator: three shares at least of noise models",
          lambda f: training(NT, f, "--noise-models", "1", "2"),
          r"--noise-models 1\.0 2\.0: expected three or four shares"),

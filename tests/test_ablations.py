@@ -1,4 +1,4 @@
-"""Ablations of train_noiseTransfer.py: what each row changes, and benchmarks/ablate.py."""
+"""Ablations of train_noiseTransfer.py: what each row changes, and ablate.py."""
 
 import csv
 import dataclasses
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+import ablate
 import train_noiseTransfer as NT
-from benchmarks import ablate
 from models.layers import shared_spectral_norm
 from tests.helpers import equal_states
 from tests.test_training_step import recorded_step, sin_noise, small, triplet
@@ -40,7 +40,7 @@ SAYS = {
     "adversarial-alone": dict.fromkeys(MOMENTS, 0) | ADVERSARIAL,
     "adversarial-too": ADVERSARIAL,
     "no-correlated-noise": {"p_correlated": 0},
-    "paired-reference": {"reference": "paired"},
+    "paired-reference": {"embedded": "paired"},
     "no-noise-injection": {"inject_noise": False},
     "embed-32": {"embed_dim": 32},
     "embed-512": {"embed_dim": 512},
@@ -163,7 +163,7 @@ def test_temperature_divides_the_logits() -> None:
         assert values[name].item() == pytest.approx(math.log(67), abs=1e-3)
 
 
-# ------------------------------------------------------------------------------ benchmarks/ablate
+# ------------------------------------------------------------------------------------ ablate.py
 
 
 @pytest.fixture

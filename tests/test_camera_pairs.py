@@ -10,7 +10,7 @@ import scipy.stats
 from data import camera_pairs
 from data.camera import NOISE_LEVEL
 from data.sidd import parse_scene
-from data.training import find_training_data
+from data.training_data import find_training_data
 from utils.errors import UserError
 from utils.images import read_image, write_image
 

@@ -68,7 +68,7 @@ LITE = NT.PRESETS["lite"] | dict(batch=4, queue_size=16)
     [
         {},
         dict(precision="fp32", ema=0.9),
-        dict(grad_accum=2, reference="paired", inject_noise=False),
+        dict(grad_accum=2, embedded="paired", inject_noise=False),
         LITE | dict(encoder_steps=9),
         LITE | dict(encoder_steps=0),
         LITE | dict(encoder_steps=0, precision="fp32", freeze_encoder=False, grad_accum=2),
@@ -80,7 +80,7 @@ LITE = NT.PRESETS["lite"] | dict(batch=4, queue_size=16)
 def test_generator_step(cuda: FakeCuda, changes: dict) -> None:
     c = NT.Config(**changes | SMALL)
     s, means = NT.State(c, CUDA), Means(CUDA)
-    size = max((32, *c.reference_sizes))
+    size = max((32, *c.embedded_sizes))
     batch = Triplet(images(4, 3, 32, 32), images(4, 3, 32, 32), images(4, 3, size, size))
     for _ in range(2):  # the first fills caches
         cuda.forget()

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from models.denoisers import UNet, build_denoiser, denoiser_from_checkpoint, pad_to_multiple
+from models.denoisers import UNet, build_denoiser, denoiser_from_checkpoint
 from models.generator import NoiseGenerator
 from tests.golden import recipe
 from utils.errors import UserError
+from utils.padding import pad_to_multiple
 
 NAMES = ["ridnet", "dncnn", "unet"]
 

@@ -19,6 +19,7 @@ import train_noiseTransfer as NT
 from data.items import Triplet
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from tests.golden import recipe
+from tests.plain_adam import LR, assert_same_weights, plain
 from utils import distributed
 from utils.distributed import gather_rows, is_first, launch, local_batch
 from utils.errors import UserError
@@ -93,11 +94,46 @@ def train_denoiser(job: Job, device: torch.device) -> None:
         torch.save({"logged": logged, "state": s.state_dict()}, job.out)
 
 
-@pytest.mark.parametrize("train", [train_generator, train_in_phases, train_denoiser])
-def test_two_processes_equal_one_with_the_same_batch(train: Callable, tmp_path: Path) -> None:
+def train_as_plain_adam(job: Job, device: torch.device) -> None:
+    """Fused Adam gets the gradients that the processes have averaged: in which layout?"""
+    states = []
+    for use in (None, plain):
+        c = NT.Config(width=4, embed_dim=8, lr=LR, batch=4, queue_size=12)
+        s = NT.State(c, device)
+        if use:
+            use(s)
+        for step in range(3):
+            batch = Triplet(*(part(images(3 * step + i)) for i in range(3)))
+            NT.train_step(s, c, batch, shared_noise(step))
+        states.append(s)
+    assert_same_weights(*states)
+    if is_first():
+        job.out.touch()
+
+
+TRAININGS = train_generator, train_in_phases, train_denoiser
+
+
+def train_all(job: Job, device: torch.device) -> None:
+    """To start the processes, seconds each, once for all."""
+    for train in (*TRAININGS, train_as_plain_adam):
+        train(Job(job.out / train.__name__), device)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
     for gpu, name in (("cpu", "one"), ("cpu,cpu", "two")):
-        launch(train, Job(tmp_path / name), gpu)
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one", "two"))
+        (folder / name).mkdir()
+        launch(train_all, Job(folder / name), gpu)
+    return folder
+
+
+@pytest.mark.parametrize("train", TRAININGS)
+def test_two_processes_equal_one_with_the_same_batch(train: Callable, trained: Path) -> None:
+    one, two = (
+        torch.load(trained / name / train.__name__, weights_only=True) for name in ("one", "two")
+    )
     for a, b in zip(one["logged"], two["logged"], strict=True):
         # float32, summed in another order
         assert b == pytest.approx(a, rel=1e-4, abs=1e-5)
@@ -108,6 +144,10 @@ def test_two_processes_equal_one_with_the_same_batch(train: Callable, tmp_path: 
         )
     if train is not train_denoiser:
         assert two["state"]["keys.pointer"] == BATCH * STEPS % 12
+
+
+def test_two_processes_update_as_plain_adam(trained: Path) -> None:
+    assert (trained / "two/train_as_plain_adam").exists()
 
 
 def one_fails(job: Job, device: torch.device) -> None:

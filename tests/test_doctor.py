@@ -12,8 +12,8 @@ from benchmarks.doctor_faults import Planter, check, false_alarms, link_copy
 from data import camera_pairs
 from data.doctor import __main__ as doctor
 from data.doctor.examine import examine, quick_check
+from data.doctor.findings import format_report
 from data.doctor.listing import published_count
-from data.doctor.report import format_report
 from data.folders import survey
 from data.sample import write_sample
 from tests.test_folders import write_bsds, write_pairs

@@ -9,7 +9,7 @@ import torch
 
 from data.folders import photo_folder
 from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
-from data.training import find_training_data
+from data.training_data import find_training_data
 from tests.test_sidd import SCENES, image, save_mat, write_scene
 from utils.errors import UserError
 from utils.images import write_image

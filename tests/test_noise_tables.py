@@ -56,12 +56,12 @@ def test_known_noise(here: Path):
 
 def test_references_and_draws(here: Path):
     how = ("--tables", "noise", "--limit", "2")
-    run(*how, "--references", "cross", "paired", "--out", "one")
+    run(*how, "--protocols", "cross", "paired", "--out", "one")
     one = read_csv(here / "one/noise.csv")
     labels = [(r["noise"], r["reference"]) for r in one]
     assert labels[1:3] == [("NoiseTransfer", "cross"), ("NoiseTransfer", "paired")]
     assert len(labels) == 3 + len(BASELINES)
-    run(*how, "--references", "paired", "--draws", "3", "--out", "three")
+    run(*how, "--protocols", "paired", "--draws", "3", "--out", "three")
     three = read_csv(here / "three/noise.csv")
     assert [r["reference"] for r in three][:3] == ["(floor)", "paired", "paired"]
     assert three[0] == one[0]  # the floor is not drawn
@@ -71,7 +71,7 @@ def test_references_and_draws(here: Path):
 def test_one_kind_of_noise_has_no_cross_references(here: Path, capsys: pytest.CaptureFixture):
     for path in (here / "test_images/real").glob("*/[12].png"):
         path.unlink()
-    run("--tables", "noise", "--references", "paired", "cross")
+    run("--tables", "noise", "--protocols", "paired", "cross")
     assert "real: one kind of noise only, no cross references\n" in capsys.readouterr().out
     found = [r["reference"] for r in read_csv(here / "supp/tbl/noise.csv")]
     assert found[:3] == ["(floor)", "paired", "paired"]

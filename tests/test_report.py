@@ -203,16 +203,7 @@ def test_what_is_missing_is_left_out(tmp_path: Path) -> None:
     write(tmp_path / "d.html")
 
 
-def test_bad_arguments_are_refused(tmp_path: Path) -> None:
-    one = sample()
-    with pytest.raises(ValueError, match=r"expected real of \(3, 80, 100\)"):
-        NoiseSample("a", one.clean, one.real, one.real[:, 1:], {"NoiseTransfer": one.real})
-    with pytest.raises(ValueError, match="one group for each embedding"):
-        NoiseSection("s", [one], unit_rows(3), ["a", "b"])
-    with pytest.raises(ValueError, match="one group for each embedding"):
-        NoiseSection("s", [one], None, ["a", "b"])
-    with pytest.raises(ValueError, match="same noise models"):
-        NoiseSection("s", [one, sample(models=1)], None, None)
+def test_a_page_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_html(tmp_path / "file" / "report.html", "t", [], [], [])

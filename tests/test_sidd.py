@@ -10,7 +10,7 @@ import scipy.io
 from data.mat import MatBlocks
 from data.sidd import Scene, parse_scene
 from data.test_sets import PairedTestSet, find_test_sets
-from data.training import find_training_data
+from data.training_data import find_training_data
 from utils.errors import UserError
 from utils.images import write_image
 

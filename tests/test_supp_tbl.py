@@ -190,7 +190,7 @@ def test_bad_values(argv: list[str], message: str, here: Path, monkeypatch: pyte
         supp_tbl.main(argv)
 
 
-@pytest.mark.parametrize("argv", ["--tabels noise", "--tables nosie", "--references x"])
+@pytest.mark.parametrize("argv", ["--tabels noise", "--tables nosie", "--protocols x"])
 def test_unknown_flags_and_values(argv: str, here: Path):
     with pytest.raises(SystemExit) as leave:
         supp_tbl.main(argv.split())

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-import data.training
+import data.training_data
 import utils.images
 from data.folders import PairFile
 from data.recipe import Recipe
 from data.store import DeviceImageStore, ImageStore
-from data.training import (
+from data.training_data import (
     find_pairs_and_photos,
     find_validation_sets,
     open_photos,
@@ -149,7 +149,7 @@ def test_sample_is_used_only_where_there_is_no_folder(
         write_photos(root / "train_images" / "photos", n=1)
         return root
 
-    monkeypatch.setattr(data.training, "write_sample", write_sample)
+    monkeypatch.setattr(data.training_data, "write_sample", write_sample)
     sample = tmp_path / "cache" / "sample"
     find_pairs_and_photos(train_images, sample_cache=sample)
     assert not sample.exists()
@@ -271,7 +271,7 @@ def test_validation_sets_by_kind(tmp_path: Path, monkeypatch, capsys) -> None:
 
     # The sample stands in for a folder that is not there, and for no other.
     write_photos(tmp_path / "sample" / "test_images" / "bundled")
-    monkeypatch.setattr(data.training, "write_sample", lambda cache: cache)
+    monkeypatch.setattr(data.training_data, "write_sample", lambda cache: cache)
     for folder, expected in ((images, "photos"), (tmp_path / "none", "bundled")):
         found = find_validation_sets(folder, paired=False, sample_cache=tmp_path / "sample")
         assert [s.name for s in found] == [expected]

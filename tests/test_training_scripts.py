@@ -137,6 +137,8 @@ def test_run_and_resume(script, command, tmp_path, capsys):
     assert groups == [("train", 1), ("train", 2), (VALIDATION[script], 2)]
     assert all(math.isfinite(v) for x in stats(run) for v in x.values() if isinstance(v, float))
     before = networks(run)
+    if script is NT:
+        assert_weights_are_the_checkpoints(run)
 
     script.main(command(script, "--epochs", "2"))
     said = capsys.readouterr().out
@@ -158,9 +160,8 @@ def test_run_and_resume(script, command, tmp_path, capsys):
     assert (run / "stats.jsonl").read_text() == second
 
 
-def test_weights_of_train_noise_transfer_are_those_of_its_checkpoint(command, tmp_path):
-    run = tmp_path / "run"
-    NT.main(command(NT, "--epochs", "1"))
+def assert_weights_are_the_checkpoints(run: Path) -> None:
+    """Those of train_noiseTransfer.py, and they make a NoiseTransfer."""
     state = networks(run)
     for file, prefix in (
         ("VUNet.pt", "generator."),
@@ -170,35 +171,6 @@ def test_weights_of_train_noise_transfer_are_those_of_its_checkpoint(command, tm
         assert equal_states(load_state(run / file), below(state, prefix))
     noisy = LOAD.__wrapped__(run).transfer(images(1, 2, 3, 9, 12), images(2, 1, 3, 16, 16))
     assert noisy.shape == (2, 3, 9, 12)
-
-
-def test_phases_of_lite_and_a_resume_within_each(command, data, tmp_path):
-    """The encoder alone, then the generator alone; three commands end where one does."""
-    pairs = str(data / "train_images/sidd")
-
-    def run(name: str, *flags: str) -> Path:
-        folder = tmp_path / name
-        NT.main(
-            [
-                *command(NT, "--preset", "lite", "--white-pairs", pairs, "--encoder-steps", "3"),
-                *("--reference-sizes", "16", "--steps-per-epoch", "1", "--run-dir", str(folder)),
-                *flags,
-            ]
-        )
-        return folder
-
-    for epochs in ("2", "4", "5"):
-        parts = run("parts", "--epochs", epochs, "--lr-decay", "constant")
-    whole = run("whole", "--epochs", "5", "--lr-decay", "constant")
-    assert equal_states(networks(parts), networks(whole))
-    train = {x["step"]: x.keys() for x in stats(whole) if x["group"] == "train"}
-    alone, together = {"loss_statistics", "contraAcc_noisy"}, {"loss_band", "error_log_strength"}
-    assert [alone <= train[step] for step in range(1, 6)] == [True] * 3 + [False] * 2
-    assert [together <= train[step] for step in range(1, 6)] == [False] * 3 + [True] * 2
-    validated = [x["step"] for x in stats(whole) if x["group"] == "val/pairs"]
-    assert validated == [4, 5]  # before, the generator is as it began
-    settings = json.loads((whole / "transfer.json").read_text())
-    assert (settings["width"], settings["embed_dim"], settings["steps"]) == (4, 8, 5)
 
 
 def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_path):
@@ -220,10 +192,9 @@ def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_p
 
 
 @pytest.mark.parametrize("denoiser", ["ridnet", "dncnn", "unet"])
-@pytest.mark.parametrize("script", [REAL, SYNTHETIC])
-def test_each_denoiser(script, denoiser, command, tmp_path):
+def test_each_denoiser(denoiser, command, tmp_path):
     run = tmp_path / "run"
-    script.main(command(script, "--epochs", "1", "--denoiser", denoiser, "--steps-per-epoch", "1"))
+    REAL.main(command(REAL, "--epochs", "1", "--denoiser", denoiser, "--steps-per-epoch", "1"))
     state, file = networks(run), run / f"{denoiser}_g.pt"
     assert equal_states(load_state(file), below(state, "denoiser."))
     assert denoiser_from_checkpoint(file)(images(1, 2, 3, 9, 12)).shape == (2, 3, 9, 12)
@@ -232,15 +203,19 @@ def test_each_denoiser(script, denoiser, command, tmp_path):
 @pytest.mark.parametrize(
     ("script", "flags"),
     [
-        (NT, ["--ema", "0.9", "--lr-decay", "cosine", "--warm-up", "2"]),
+        # its two phases, a stop within the first and a kill within the second
+        (NT, ["--preset", "lite", "--encoder-steps", "2", "--embedded-sizes", "16", "--ema", "0.9",
+              "--warm-up", "2"]),
         (REAL, ["--denoiser", "dncnn", "--ema", "0.9", "--lr-decay", "cosine"]),
         (REAL, ["--ema", "0.9", "--halve-after", "1"]),
     ],
 )  # fmt: skip
 def test_an_interrupted_run_ends_like_one_that_was_not(
-    script, flags, command, tmp_path, monkeypatch
+    script, flags, command, data, tmp_path, monkeypatch
 ):
     """Stopped by the clock in mid-epoch, then killed in mid-epoch, then left to finish."""
+    if script is NT:
+        flags = [*flags, "--white-pairs", str(data / "train_images/sidd")]
     script.main(command(script, *flags, "--run-dir", str(tmp_path / "whole")))
 
     train_step, done = script.train_step, []
@@ -275,6 +250,21 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
             assert equal_states(parts["optimisers"][name]["state"][i], moments)
     file = "VUNet.pt" if script is NT else next(p.name for p in (tmp_path / "run").glob("*_g.pt"))
     assert equal_states(load_state(tmp_path / "run" / file), load_state(tmp_path / "whole" / file))
+    if script is NT:
+        assert_phases(tmp_path / "whole", encoder_steps=2)
+
+
+def assert_phases(run: Path, encoder_steps: int) -> None:
+    """Of four steps, the first ones are the encoder's alone, the others the generator's."""
+    train = {x["step"]: x.keys() for x in stats(run) if x["group"] == "train"}
+    alone, together = {"loss_statistics", "contraAcc_noisy"}, {"loss_band", "error_log_strength"}
+    for step in range(1, 5):
+        assert (alone <= train[step]) == (step <= encoder_steps)
+        assert (together <= train[step]) == (step > encoder_steps)
+    validated = [x["step"] for x in stats(run) if x["group"] == "val/pairs"]
+    assert validated == [4]  # at the end of the first epoch the generator is as it began
+    settings = json.loads((run / "transfer.json").read_text())
+    assert (settings["width"], settings["embed_dim"], settings["steps"]) == (4, 8, 4)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -303,7 +293,7 @@ def test_bundled_sample_where_there_are_no_images(command, data, tmp_path, monke
         asked.append(root)
         return data  # in its place, to save the time
 
-    monkeypatch.setattr("data.training.write_sample", write_sample)
+    monkeypatch.setattr("data.training_data.write_sample", write_sample)
     REAL.main(command(REAL, "--train-images", str(tmp_path / "none"), "--max-minutes", "0"))
     assert asked == [tmp_path / "cache" / "sample"]
     assert "using the bundled sample" in capsys.readouterr().out
@@ -343,7 +333,7 @@ def test_larger_references(script, command, pairs_seen, monkeypatch):
     """Synthetic: the patch in the middle of its surroundings, which are what is noisy."""
     image = torch.arange(24 * 24.0).view(1, 1, 24, 24).expand(2, 3, -1, -1)
     monkeypatch.setattr(Items, "clean_patches", lambda self, n, rng, size: image)
-    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24")
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--embedded-size", "24")
     script.main(command(script, *flags))
     ((clean, reference),) = pairs_seen
     assert clean.shape == (2, 3, 16, 16)
@@ -355,8 +345,8 @@ def test_larger_references(script, command, pairs_seen, monkeypatch):
 
 @pytest.mark.parametrize("script", [REAL, SYNTHETIC])
 def test_the_patchs_own_noise_is_never_larger(script, command, pairs_seen):
-    """--noise real beside --reference-size: the input of the denoiser is of the patch's size."""
-    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--reference-size", "24", "--noise", "real")
+    """--noise real beside --embedded-size: the input of the denoiser is of the patch's size."""
+    flags = ("--epochs", "1", "--steps-per-epoch", "1", "--embedded-size", "24", "--noise", "real")
     script.main(command(script, *flags))
     ((clean, noisy),) = pairs_seen
     assert clean.shape == noisy.shape == (2, 3, 16, 16)

@@ -2,14 +2,18 @@
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from data.noise import NoiseModelDistribution
+from data.test_sets import CleanTestSet, PairedTestSet
 from evaluation.baselines import BASELINES
-from evaluation.batches import evaluation_mode
+from evaluation.batches import How, evaluation_mode
+from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models import NoiseTransfer, build_denoiser
 from training.run import RunSettings, TrainingRun
@@ -41,7 +45,7 @@ class DenoiserSettings(RunSettings):
     patch: int = 88
     """Pixels a side for the generator; border are cut off each side for the denoiser."""
     border: int = 4
-    reference_size: int = 0
+    embedded_size: int = 0
     """Pixels a side of the reference, for a generator trained on larger ones; 0: patch (paper)."""
     epochs: int = 200
     steps_per_epoch: int = 5000
@@ -51,7 +55,7 @@ class DenoiserSettings(RunSettings):
     halve_after: tuple[int, ...] = (150, 170, 190)
     warm_up: int = 0
     ema: float = 0.0
-    """Decay a step of the averaged weights that are saved and validated; 0: the last (paper)."""
+    """Decay per step of the averaged weights that are saved and validated; 0: the last (paper)."""
     weight_decay: float = 0.0
 
     @property
@@ -107,13 +111,25 @@ def show(run: TrainingRun, s: State, clean: Tensor, noisy: Tensor) -> None:
     run.log.pictures("train/clean, generated, denoised", [clean, noisy, denoised], s.step)
 
 
+def validate(
+    run: TrainingRun,
+    s: State,
+    sets: Sequence[CleanTestSet | PairedTestSet],
+    noise: NoiseModelDistribution | None = None,
+) -> list[float]:
+    """Mean PSNR of each test set: of its own noisy images, or its clean ones under `noise`."""
+    how = How(seed=run.c.seed, limit=run.c.val_limit, device=run.device, progress=False)
+    scores = [evaluate_denoiser(s.result, each, noise=noise, **how) for each in sets]
+    return [run.record_validation(*of)["psnr"] for of in zip(sets, scores, strict=True)]
+
+
 def check(c: DenoiserSettings) -> None:
     """UserError for numbers out of their range."""
     check_training(c)
     smallest = max(MIN_REFERENCE, 2 * c.border + 1)
     require(c.patch >= smallest, f"--patch {c.patch}: at least {smallest}, border included")
     require(
-        c.reference_size == 0 or c.reference_size >= c.patch,
-        f"--reference-size {c.reference_size}: 0, or at least --patch {c.patch}",
+        c.embedded_size == 0 or c.embedded_size >= c.patch,
+        f"--embedded-size {c.embedded_size}: 0, or at least --patch {c.patch}",
     )
     require(c.border >= 0, f"--border {c.border}: expected 0 or more")

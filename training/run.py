@@ -44,7 +44,7 @@ class RunSettings:
     debug: bool = False
     """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
     gpu: str = "0"
-    """CUDA device numbers, such as 0 or 0,1, or cpu: a process each."""
+    """CUDA device numbers, such as 0 or 0,1, or cpu: one process per device."""
     precision: Precision = "auto"
     """auto: bf16 on CUDA, fp32 on the CPU."""
     compile: bool = False

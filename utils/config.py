@@ -26,14 +26,8 @@ RESUME_FREELY = {
 }  # fmt: skip
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "scipy",
-    "piq",
-    "pytorch-ignite",
-    "opencv-python-headless",
-)
+    "torch", "torchvision", "numpy", "scipy", "piq", "pytorch-ignite", "opencv-python-headless",
+)  # fmt: skip
 
 
 def parse(
@@ -66,14 +60,15 @@ def parse(
             raise UserError(f"--ablation {name}: expected one of {', '.join(rows)}")
     if debug is not None and "--debug" in argv:
         values |= {"debug": True, **debug}
+    kept: dict[str, Any] = {}
+    if saved is not None:
+        folder = _peek(argv, "--run-dir") or values.get("run_dir") or config().run_dir
+        before = saved(Path(folder)) or {}
+        names = {f.name for f in dataclasses.fields(config)} - RESUME_FREELY
+        kept = {name: _typed(config, name, before[name]) for name in names & before.keys()}
+    values |= kept
     default = dataclasses.replace(config(), **values) if values else None
     c = tyro.cli(config, args=argv, default=default)
-    before = saved(c.run_dir) if saved is not None else None
-    if before is None:
-        return c
-    names = {f.name for f in dataclasses.fields(config)} - RESUME_FREELY
-    kept = {name: _typed(config, name, before[name]) for name in names & before.keys()}
-    c = tyro.cli(config, args=argv, default=dataclasses.replace(c, **kept))
     for name, value in sorted(kept.items()):
         if getattr(c, name) != value:
             raise UserError(
@@ -98,7 +93,7 @@ def _words(value: Any) -> str:
 
 
 def print_config(config: Any) -> None:
-    """A line a field, as `--dry-run` shows it."""
+    """A line per field, as `--dry-run` shows it."""
     for name, value in dataclasses.asdict(config).items():
         print(f"{name} = {value}")
 
@@ -125,10 +120,9 @@ def _peek(argv: list[str], flag: str) -> str | None:
     """The last value of `--flag VALUE` or `--flag=VALUE`, before the command line is parsed."""
     value = None
     for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            value = argv[i + 1]
-        if word.startswith(flag + "="):
-            value = word.partition("=")[2]
+        name, equals, rest = word.partition("=")
+        if name.replace("_", "-") == flag and (equals or i + 1 < len(argv)):
+            value = rest if equals else argv[i + 1]
     return value
 
 

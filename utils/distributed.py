@@ -1,4 +1,4 @@
-"""One process a device, through pytorch-ignite: launching, gathering keys, averaging gradients.
+"""One process per device, through pytorch-ignite: launching, gathering keys, averaging gradients.
 
 The batch size of a run is global: each of W processes takes 1/W of it. With keys gathered and
 gradients averaged, losses, queue and every update equal those of one process with the whole batch.

@@ -1,7 +1,7 @@
 """What the noise of one image is like: its local strength, correlation and noise level function.
 
 Every function takes batches of noisy images and their clean ones, RGB (B, 3, H, W) of one shape, in
-[0, 1] unless a line says otherwise, and returns float32 on the images' device, a row an image;
+[0, 1] unless a line says otherwise, and returns float32 on the images' device, a row per image;
 options go by name. All compute in float32 and record no gradient (`of_images`).
 """
 

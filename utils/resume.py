@@ -1,5 +1,5 @@
-"""A run survives anything short of losing the disk: checkpoints that cannot tear, one process a run
-folder, signals that end a run after its step, and settings that a resumed run may not contradict.
+"""A run survives anything short of losing the disk: checkpoints that cannot tear, one process per
+run folder, signals that end a run after its step, settings that a resumed run may not contradict.
 """
 
 import contextlib

@@ -14,7 +14,6 @@ from torchvision.utils import make_grid
 
 from utils.config import provenance
 from utils.distributed import is_first
-from utils.errors import UserError
 from utils.files import write_atomically
 
 
@@ -30,13 +29,6 @@ class RunLog:
         self.writes = is_first()
         if not self.writes:
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: no folder to write a run into ({error.strerror})"
-            ) from error
-        self.folder = folder
         self.start = time.monotonic()
         record = {"config": dataclasses.asdict(config), **provenance()}
         text = json.dumps(record, indent=2, default=str) + "\n"
@@ -57,7 +49,7 @@ class RunLog:
             self.board.add_scalar(f"{group}/{name}", value, step)
 
     def pictures(self, name: str, columns: list[Tensor], step: int) -> None:
-        """Columns of (B, 3, H, W) images in [0, 1] side by side, a row a sample."""
+        """Columns of (B, 3, H, W) images in [0, 1] side by side, a row per sample."""
         if not self.writes:
             return
         rows = [image for sample in zip(*columns, strict=True) for image in sample]

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from data.doctor.examine import examine
-from data.doctor.report import format_report
+from data.doctor.findings import format_report
 from utils.config import parse
 from utils.errors import exit_on_user_error, require
 from utils.files import write_atomically

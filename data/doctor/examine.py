@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.doctor.findings import SEVERITIES, Report
 from data.doctor.listing import (
     count_findings,
     file_findings,
@@ -15,7 +16,6 @@ from data.doctor.listing import (
     instance_findings,
 )
 from data.doctor.measures import duplicates, is_gray, measure_pair, thumbnail
-from data.doctor.report import SEVERITIES, Report
 from data.doctor.verdicts import MeasuredPair, iso_findings, pair_findings, summary
 from data.folders import DataSet, Finding, Survey, survey
 from data.prefetch import look_ahead
@@ -23,7 +23,7 @@ from data.sidd import SCENE_PATTERN, parse_scene
 from utils.errors import UserError
 from utils.images import read_header, read_uint8
 
-SAMPLED = 8  # files a set that the quick check decodes,
+SAMPLED = 8  # files per set that the quick check decodes,
 SAMPLED_PIXELS = 40e6  # up to about a second of them
 UNDECODED = ("size", "empty", "unreadable")  # nothing is to be gained from such a file's pixels
 
@@ -93,20 +93,15 @@ def _examine(
             report.findings += header_findings(data_set)
             bad = {f.path for f in report.findings if f.check in UNDECODED}
             items = [item for item in _items(data_set) if not bad & set(item.paths)]
-            entry = {
-                "name": data_set.name,
-                "layout": data_set.layout,
-                "role": role,
-                "folder": str(data_set.root),
-                "length": len(data_set),
-            }
+            entry = {"name": data_set.name, "layout": data_set.layout, "role": role}
+            entry |= {"folder": str(data_set.root), "length": len(data_set)}
             if quick:
                 report.findings += _decode_some(data_set, items)
             else:
                 results = list(_measured(data_set.name, items))
                 report.findings += [f for result in results for f in result.findings]
                 pairs = [result.pair for result in results if result.pair]
-                report.findings += (judged := pair_findings(data_set.root, pairs))
+                report.findings += (judged := list(pair_findings(data_set.root, pairs)))
                 # A fault that has been named explains a strength that is off.
                 named = {f.path for f in judged}
                 report.findings += iso_findings(_scenes([p for p in pairs if p.noisy not in named]))
@@ -203,22 +198,19 @@ def _scenes(pairs: list[MeasuredPair]) -> list[tuple]:
 
 def _duplicate_findings(training: list[_Result], test: list[_Result]) -> Iterator[Finding]:
     """Pictures of the test sets that are in the training data, or twice in one test set."""
-    flat = [
-        [(i, thumb) for i, result in enumerate(results) for thumb in result.thumbs]
-        for results in (training, test)
-    ]
-    thumbs = [[thumb for _, thumb in side] for side in flat]
-    leaks = {(flat[1][j][0], flat[0][i][0]) for i, j in duplicates(thumbs[0], thumbs[1])}
-    for j, i in sorted(leaks):
+    for j, i in _twins(test, training):
         message = f"a test image, also in the training data as {training[i].paths[0]}"
         action = "remove it from the training data"
         yield Finding("error", "duplicate", test[j].paths[-1], message, action)
-    twins = {
-        (flat[1][i][0], flat[1][j][0])
-        for i, j in duplicates(thumbs[1], thumbs[1])
-        if flat[1][i][0] < flat[1][j][0]
-    }
-    for i, j in sorted(twins):
-        message = f"shows the same picture as {test[i].paths[0]}"
-        action = "remove one, or the picture counts twice"
-        yield Finding("warning", "duplicate", test[j].paths[-1], message, action)
+    for i, j in _twins(test, test):
+        if i < j:
+            message = f"shows the same picture as {test[i].paths[0]}"
+            action = "remove one, or the picture counts twice"
+            yield Finding("warning", "duplicate", test[j].paths[-1], message, action)
+
+
+def _twins(one: list[_Result], other: list[_Result]) -> list[tuple[int, int]]:
+    """(i, j) of those that show one picture, on either of their sides."""
+    sides = [[(i, t) for i, result in enumerate(r) for t in result.thumbs] for r in (one, other)]
+    found = duplicates(*([thumb for _, thumb in side] for side in sides))
+    return sorted({(sides[0][a][0], sides[1][b][0]) for a, b in found})

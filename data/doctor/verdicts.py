@@ -1,6 +1,6 @@
 """What the doctor concludes from the measured pairs of a data set; thresholds and their reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class MeasuredPair:
     stats: PairStats
 
 
-def pair_findings(root: Path, pairs: Sequence[MeasuredPair]) -> list[Finding]:
+def pair_findings(root: Path, pairs: Sequence[MeasuredPair]) -> Iterator[Finding]:
     """Misaligned, recompressed, swapped, unlike exposed and resized pairs of the set `root`.
 
     Each pair is judged once, in this order: what stands first explains what follows. (JPEG takes
@@ -46,104 +46,60 @@ def pair_findings(root: Path, pairs: Sequence[MeasuredPair]) -> list[Finding]:
     """
     stats = [pair.stats for pair in pairs]
     shifts = np.array([np.hypot(*s.shift) for s in stats])
-    loose = len(pairs) > 3 and (shifts >= 1).mean() > MANY
     compressed = np.array([s.lattice > JPEG_ABOVE for s in stats])
+    loose = len(pairs) > 3 and (shifts >= 1).mean() > MANY
     all_compressed = len(pairs) > 1 and compressed.mean() > MANY
-    correlations = np.array([s.fine_correlation for s in stats])
-    middle, limit = _robust_limit(correlations)
-    found = []
+    middle, limit = _robust_limit(np.array([s.fine_correlation for s in stats]))
     if loose:
         far = [p for p, d in zip(pairs, shifts, strict=True) if d >= SHIFT_PIXELS]
         names = ", ".join(_shifted(p.noisy, p.stats) for p in far)
-        found.append(
-            Finding(
-                "note",
-                "alignment",
-                root,
-                f"{int((shifts >= 1).sum())} of {len(pairs)} pairs are off by a pixel or more"
-                + (f"; by 2 or more: {names}" if names else ""),
-                "its noise holds traces of edges: prefer an aligned set, or leave these pairs out",
-            )
-        )
+        message = f"{int((shifts >= 1).sum())} of {len(pairs)} pairs are off by a pixel or more"
+        message += f"; by 2 or more: {names}" if names else ""
+        action = "its noise holds traces of edges: prefer an aligned set, or leave these pairs out"
+        yield Finding("note", "alignment", root, message, action)
     if all_compressed:
-        found.append(
-            Finding(
-                "note",
-                "recompressed",
-                root,
-                f"{int(compressed.sum())} of {len(pairs)} noisy images have been JPEG compressed",
-                "its noise is smoothed and blocked: do not take it for a camera's own",
+        message = f"{int(compressed.sum())} of {len(pairs)} noisy images have been JPEG compressed"
+        action = "its noise is smoothed and blocked: do not take it for a camera's own"
+        yield Finding("note", "recompressed", root, message, action)
+    for pair, s, shift, jpeg in zip(pairs, stats, shifts, compressed, strict=True):
+        if not loose and shift >= SHIFT_PIXELS and s.shift_gain > SHIFT_GAIN:
+            message = f"shifted against its clean partner: {_shifted(pair.noisy, s)}"
+            action = "fetch the pair again or remove it"
+            yield Finding("error", "misaligned", pair.noisy, message, action)
+        elif jpeg and not all_compressed:
+            message = (
+                "has been JPEG compressed, whatever it is stored as now, other than the rest of "
+                f"its set (lattice {s.lattice:.2f}, lossless below 0.1)"
             )
-        )
-    for i, (pair, s) in enumerate(zip(pairs, stats, strict=True)):
-        if not loose and shifts[i] >= SHIFT_PIXELS and s.shift_gain > SHIFT_GAIN:
-            found.append(
-                Finding(
-                    "error",
-                    "misaligned",
-                    pair.noisy,
-                    f"shifted against its clean partner: {_shifted(pair.noisy, s)}",
-                    "fetch the pair again or remove it",
-                )
-            )
-        elif compressed[i] and not all_compressed:
-            found.append(
-                Finding(
-                    "warning",
-                    "recompressed",
-                    pair.noisy,
-                    "has been JPEG compressed, whatever it is stored as now, other than the rest "
-                    f"of its set (lattice {s.lattice:.2f}, lossless below 0.1)",
-                    "fetch the original or remove the pair",
-                )
-            )
+            action = "fetch the original or remove the pair"
+            yield Finding("warning", "recompressed", pair.noisy, message, action)
         elif s.noisier < SWAPPED_BELOW:
-            found.append(
-                Finding(
-                    "error",
-                    "swapped",
-                    pair.noisy,
-                    f"less noise than in its clean partner {pair.clean.name} "
-                    f"(index {s.noisier:.2f}, expected about 1)",
-                    "exchange the two files",
-                )
-            )
+            message = f"less noise than in its clean partner {pair.clean.name} "
+            message += f"(index {s.noisier:.2f}, expected about 1)"
+            yield Finding("error", "swapped", pair.noisy, message, "exchange the two files")
         elif abs(s.bias) > BIAS_ABOVE:
-            found.append(
-                Finding(
-                    "warning",
-                    "brightness",
-                    pair.noisy,
-                    f"differs from its clean partner by {s.bias:+.0f} grey levels in the mean",
-                    "make sure that both are of one exposure and one processing",
-                )
+            message = f"differs from its clean partner by {s.bias:+.0f} grey levels in the mean"
+            action = "make sure that both are of one exposure and one processing"
+            yield Finding("warning", "brightness", pair.noisy, message, action)
+        elif abs(s.fine_correlation - middle) > limit:
+            message = (
+                f"noise of neighbouring pixels correlates by {s.fine_correlation:.2f}, in its set "
+                f"by {middle:.2f}: resized, denoised or of another source"
             )
-        elif abs(correlations[i] - middle) > limit:
-            found.append(
-                Finding(
-                    "warning",
-                    "resized",
-                    pair.noisy,
-                    f"noise of neighbouring pixels correlates by {correlations[i]:.2f}, in its set "
-                    f"by {middle:.2f}: resized, denoised or of another source",
-                    "fetch the original at native resolution or remove the pair",
-                )
-            )
-    return found
+            action = "fetch the original at native resolution or remove the pair"
+            yield Finding("warning", "resized", pair.noisy, message, action)
 
 
-def iso_findings(scenes: Sequence[tuple[Path, Scene, PairStats]]) -> list[Finding]:
+def iso_findings(scenes: Sequence[tuple[Path, Scene, PairStats]]) -> Iterator[Finding]:
     """Scenes whose noise does not go with the ISO in their name; (folder, name's settings, stats).
 
     Strength at equal brightness is compared with the NEIGHBOURS other scenes of the phone that are
     nearest in ISO, carried over along the phone's own slope; phones with fewer scenes are left out.
     """
     if not scenes:
-        return []
-    strength = noise_strengths(
-        np.array([s.levels for _, _, s in scenes]), np.array([s.counts for _, _, s in scenes])
-    )
-    found = []
+        return
+    levels, counts = (np.array([getattr(s, x) for *_, s in scenes]) for x in ("levels", "counts"))
+    strength = noise_strengths(levels, counts)
     for phone in sorted({scene.phone for _, scene, _ in scenes}):
         mine = [i for i, (_, scene, _) in enumerate(scenes) if scene.phone == phone]
         mine = [i for i in mine if np.isfinite(strength[i])]
@@ -152,19 +108,10 @@ def iso_findings(scenes: Sequence[tuple[Path, Scene, PairStats]]) -> list[Findin
         for i, off in zip(mine, strength[mine] - expected, strict=True):
             if abs(off) > STRENGTH_OFF:
                 folder, scene, _ = scenes[i]
-                fitting = scene.iso * 2 ** (off / slope) if slope > 0.1 else None
-                near = f" (about ISO {fitting:.0f})" if fitting else ""
-                found.append(
-                    Finding(
-                        "warning",
-                        "iso",
-                        folder,
-                        f"noise {np.exp(off):.1f} times that of other {phone} scenes at ISO "
-                        f"{scene.iso}{near}",
-                        "restore the published folder name, or remove the scene",
-                    )
-                )
-    return found
+                near = f" (about ISO {scene.iso * 2 ** (off / slope):.0f})" if slope > 0.1 else ""
+                message = f"noise {np.exp(off):.1f} times that of other {phone} scenes at ISO "
+                action = "restore the published folder name, or remove the scene"
+                yield Finding("warning", "iso", folder, f"{message}{scene.iso}{near}", action)
 
 
 def expected_strengths(iso: np.ndarray, strength: np.ndarray) -> tuple[np.ndarray, float]:

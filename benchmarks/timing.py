@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from evaluation.tables import aligned
 from utils.config import provenance
 from utils.errors import UserError
 
@@ -138,14 +139,10 @@ def print_machine() -> None:
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
     """Aligned, a column a key of any row; lists are left to the JSON, None is an empty cell."""
-    columns = [k for k in dict.fromkeys(k for row in rows for k in row)]
+    columns = list(dict.fromkeys(k for row in rows for k in row))
     columns = [k for k in columns if not any(isinstance(row.get(k), list) for row in rows)]
     cells = [columns] + [[_cell(row.get(column)) for column in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    print(f"\n{title}")
-    for line in cells:
-        first, *rest = (cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join([line[0].ljust(len(first)), *rest]).rstrip())
+    print(f"\n{title}\n{aligned(cells, [False, *(True for _ in columns[1:])])}")
 
 
 def _cell(value: Any) -> str:

@@ -63,7 +63,7 @@ def find_pairs_and_photos(
     """Files of the named folders; whichever kind is not named is searched for in `train_images`.
 
     sample_cache: where the bundled sample is written and taken from should `train_images` not
-    exist. (None: the named folders are all; without any that is an error.) Prints a line a data
+    exist. (None: the named folders are all; without any that is an error.) Prints a line per data
     set, and one for each thing that the doctor's quick check finds wrong. UserError as from
     data.folders.
     """

@@ -1,8 +1,8 @@
 """Train and tabulate a set of ablations: rows of ABLATIONS in train_noiseTransfer.py.
 
-    python -m benchmarks.ablate                                     # all of them, --preset lite
-    python -m benchmarks.ablate --rows none no-contrastive --train="--preset lite --epochs 4"
-    python -m benchmarks.ablate --rows none --seeds 0 1 2           # what chance alone changes
+    python ablate.py                                     # all of them, --preset lite
+    python ablate.py --rows none no-contrastive --train="--preset lite --epochs 4"
+    python ablate.py --rows none --seeds 0 1 2           # what chance alone changes
 
 The runs differ in their row and seed alone. Those that were interrupted go on, finished ones are
 only measured. Without test images, all are measured on the bundled sample.
@@ -18,6 +18,7 @@ from typing import Literal
 import train_noiseTransfer
 from data.sample import write_sample
 from data.test_sets import PairedTestSet, find_test_sets
+from evaluation.batches import How
 from evaluation.measure import evaluate_transfer
 from evaluation.protocols import has_cross_references
 from evaluation.tables import Column, Table
@@ -82,7 +83,7 @@ def measure(c: Config, row: str, seed: int, sets: list[PairedTestSet], table: Ta
     device = choose_device(c.gpu)
     transfer = NoiseTransfer.from_checkpoint(folder, device)
     for test_set in sets:
-        how = dict(limit=c.limit, device=device)
+        how = How(limit=c.limit, device=device)
         figures = evaluate_transfer(transfer, test_set, **how)
         for reference in other_references(test_set):
             other = evaluate_transfer(transfer, test_set, reference=reference, **how)
