@@ -77,7 +77,7 @@ DEBUG = dict(
 RECIPE = Recipe(
     p_alpha=0.5, alpha=(0.8, 1.0),
     p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
-    lost_correlation=NoiseCorrelationDistribution(p=0.95, neighbour=(0.05, 0.42)),
+    lost_correlation=NoiseCorrelationDistribution(p=0.9),  # of --white-pairs
 )  # fmt: skip
 
 

@@ -58,8 +58,12 @@ def compare_precisions(
     fast: Callable[[Precision, bool], Step],
     shape: torch.Size,
     device: torch.device,
+    graphed: Callable[[Precision], Step] | None = None,
 ) -> None:
-    """Time the oracle against fast(precision, compiled); shape: of a batch of images."""
+    """Time the oracle against fast(precision, compiled) and, on CUDA, graphed(precision).
+
+    shape: of a batch of images.
+    """
     on_cuda = ("fp32", "tf32", "bf16")
     precisions = c.precisions or (on_cuda if device.type == "cuda" else ("fp32", "bf16"))
     runs = {"oracle": oracle}
@@ -67,7 +71,12 @@ def compare_precisions(
         for compiled in (False, True)[: 1 + c.compile]:
             runs[precision + (", compiled" if compiled else "")] = fast(precision, compiled)
     flops = {name: count_flops(run) for name, run in runs.items()}
-    timings = compare(runs, c.repeats, device, warm_up=2)
+    if graphed is not None and device.type == "cuda":
+        for precision in precisions:
+            name = f"{precision}, graph"
+            runs[name], flops[name] = graphed(precision), flops[precision]
+    warm_up = 5 if device.type == "cuda" else 2  # a graph is captured at the fourth call
+    timings = compare(runs, c.repeats, device, warm_up=warm_up)
 
     rows = []
     for timing in timings:

@@ -10,6 +10,7 @@ the image, AKLD and KS image by image. Both start from the same weights and see 
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,7 +19,7 @@ from data.items import Triplet
 from models.generator import normal_noise
 from tests.oracle import OracleEncoder, OracleGenerator, OracleTrainer
 from train_noiseTransfer import Config as TrainConfig
-from train_noiseTransfer import State, train_step
+from train_noiseTransfer import State, graphed_step, train_step
 from utils.config import parse
 from utils.errors import exit_on_user_error
 from utils.precision import Precision, set_float32_precision
@@ -39,8 +40,11 @@ def main(argv: list[str] | None = None) -> None:
     def fast(precision: Precision, compiled: bool) -> Step:
         return fast_step(c.width, precision, compiled, items, device)
 
+    def graphed(precision: Precision) -> Step:
+        return fast_step(c.width, precision, False, items, device, graph=True)
+
     oracle = oracle_step(c, items, device)
-    compare_precisions(c, "train", oracle, fast, items.clean.shape, device)
+    compare_precisions(c, "train", oracle, fast, items.clean.shape, device, graphed)
 
 
 def oracle_step(c: Config, items: Triplet, device: torch.device) -> Step:
@@ -61,16 +65,23 @@ def oracle_step(c: Config, items: Triplet, device: torch.device) -> Step:
 
 
 def fast_step(
-    width: int, precision: Precision, compiled: bool, items: Triplet, device: torch.device
-):
+    width: int,
+    precision: Precision,
+    compiled: bool,
+    items: Triplet,
+    device: torch.device,
+    graph: bool = False,
+) -> Step:
     """A call is one `train_step` of train_noiseTransfer.py at its defaults, the paper's."""
     settings = TrainConfig(width=width, precision=precision, compile=compiled)
     state = State(settings, device)
     noise = normal_noise(torch.Generator(device).manual_seed(0))
 
+    one = graphed_step(state, settings, device) if graph else partial(train_step, state, settings)
+
     def step() -> None:
         set_float32_precision(precision)
-        train_step(state, settings, items, noise)
+        one(items, noise)
 
     return step
 

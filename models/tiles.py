@@ -6,12 +6,11 @@ whole image would give, up to rounding. Nothing here is a number about a network
 what its tiles must be divisible by and how much memory it takes are found out by asking it.
 """
 
-import contextlib
 import copy
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,7 +252,7 @@ class Tiler:
     def _statistics(self, image: np.ndarray, tiles: int) -> Any:
         if isinstance(self.network, RIDNet) and tiles > 1:
             return fixed_attention(self.network, image, self.device, self.margin)
-        return contextlib.nullcontext()
+        return nullcontext()
 
 
 @contextmanager
