@@ -63,6 +63,12 @@ def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
     return [image[..., y : y + patch, x : x + patch] for y in tops for x in lefts]
 
 
+def _to_float(image: Tensor) -> Tensor:
+    if image.is_floating_point():
+        return image
+    return image.to(torch.float32) / torch.iinfo(image.dtype).max
+
+
 class NoiseTransfer(nn.Module):
     """Put the noise of one noisy reference on any clean image (Eq. 3.3).
 
@@ -135,16 +141,19 @@ class NoiseTransfer(nn.Module):
 
     @torch.no_grad()
     def embed(self, reference: Tensor) -> Tensor:
-        """Noisy reference (B, 3, H, W) in [0, 1], at least 16 pixels a side -> unit z (B, d)."""
+        """Noisy reference (B, 3, H, W), at least 16 pixels a side -> unit z (B, d).
+
+        In [0, 1], or uint8 or uint16 of full range, of which only the patches become floats.
+        """
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(
                 f"a reference needs {MIN_REFERENCE} pixels a side, got {tuple(reference.shape)}"
             )
-        patches = [reference]
+        patches = [reference]  # whole
         if self.reference_patch:
             patches = spread_patches(reference, self.reference_patch)
         with shared_spectral_norm(self.key_encoder):
-            z = self.key_encoder.embed(torch.cat(patches))[1]
+            z = self.key_encoder.embed(torch.cat([_to_float(patch) for patch in patches]))[1]
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()
