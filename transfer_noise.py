@@ -1,104 +1,241 @@
-"""Put the noise of one noisy photo on clean images (paper, Sec. 3: transfer).
+"""Put the noise of noisy photos on clean images (paper, Sec. 3: transfer).
 
     python transfer_noise.py --reference noisy.png --input photos --output noisy_photos --gpu 0
-    python transfer_noise.py --reference noisy.png --input photo.jpg --output out --copies 5
+    python transfer_noise.py --reference noisy_photos --input clean --output mine --pairs --copies 2
 
-Input: one image, or a folder with all its sub-folders, of any size from 1x1. 16-bit images are
-taken at full range, grey ones become colour, alpha is dropped, and the orientation tag of a camera
-is ignored. Output: 8-bit RGB PNG of the same size at the same place below --output, `name.png`, or
-`name_000.png`, `name_001.png`, ... with --copies. Files of an earlier run are overwritten, inputs
-never: an --output that would do so is refused, as are two inputs that would become the same file
-(a.jpg and a.png). An --output inside --input is left out of the input.
+Input: one image, or a folder with all its sub-folders, of any size from 1x1; PNG, TIFF, JPEG, WebP
+or BMP of 8 or 16 bits. Orientation tags are applied, grey and CMYK become RGB, alpha is dropped, of
+several frames or pages the first is taken. Output: the same size at the same place below --output,
+with EXIF data and RGB profile; `name.png`, or `name_000.png`, `name_001.png`, ... with --copies;
+16 bits stay 16 in PNG and TIFF. Of a.jpg and a.png, which would both become a.png, the first
+becomes a.jpg.png. What is in --output stays (--overwrite makes it anew), so a second run does what
+the first could not. An --output inside --input is left out of the input.
 
-An image's noise depends on --seed, on its path relative to --input and on the copy, not on which
-other images are there, nor (up to rounding) on the device.
+An image's noise depends on --seed, on its path relative to --input, on the copy and, with several
+references, on which one it gets; not on which other images are there, nor (up to rounding) on the
+device or the tiles.
 
-Each image goes through the network whole: at width 64 about 2.5 kB a pixel, 30 GB for 12
-megapixels, at width 16 a third of it; the reference half as much, or nearly nothing if it is
-embedded in patches. One that needs more memory than is free is skipped (the reference: refused).
-So is a damaged one; the end of the run lists both.
-Exit status: 0 all written, 1 some skipped, 2 stopped for the reason that the message gives.
+--strength is a factor of the generated noise. What it is honest for: somewhat more or less of the
+same noise. What it is not: another ISO, whose noise also depends on the intensity in another way.
+
+An image goes through the network in tiles as large as the free memory allows, without seams: about
+1 GB at most on the CPU, beside two copies of the image. Beside --output, OUTPUT.strip.png shows
+clean, reference and generated crops of the first images, pixel for pixel.
+Exit status: 0 all there, 1 some skipped (named at the end), 2 stopped for the reason that the
+message gives, 128 + n by signal n.
 """
 
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from zlib import crc32
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-from tqdm import tqdm
-
-from models.generator import per_image_noise
-from models.noise_transfer import MIN_REFERENCE, NoiseTransfer
 from utils.config import choose_device, parse
-from utils.errors import UserError, exit_on_user_error
-from utils.folder_jobs import load, plan, report
-from utils.images import float_to_uint8, write_image
-from utils.seeding import derived_seed
+from utils.errors import UserError, exit_on_user_error, require
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and mistakes do not wait for it
+    import numpy as np
+    from torch import Tensor
+
+    from models.noise_transfer import NoiseTransfer
+    from utils.folder_jobs import Batch
+
+LARGEST_STRENGTH = 2.0
 
 
 @dataclass(frozen=True)
 class Config:
-    """Put the noise of one noisy photo on clean images."""
+    """Put the noise of noisy photos on clean images."""
 
-    reference: Path
-    """The noisy photo, at least 16x16, or a piece of it. Its clean partner is not needed."""
+    reference: tuple[Path, ...]
+    """Noisy photos of at least 16x16, pieces of them, or folders. No clean partner is needed."""
     input: Path
     """A clean image, or a folder of them; sub-folders are kept."""
     output: Path
-    """Folder for the noisy images (PNG); made if missing."""
+    """Folder for the noisy images; made if missing."""
+    use: Literal["random", "each", "mean"] = "random"
+    """Of several references: one at random for each file, each in turn (in a folder of its name),
+    or the mean of their embeddings."""
+    strength: float = 1.0
+    """Factor of the noise, 0 to 2."""
     copies: int = 1
     """Noisy versions of each image, each with noise of its own."""
+    pairs: bool = False
+    """Write clean/ and noisy/, by reference, as train_denoiser.py takes them."""
+    format: Literal["png", "same", "tiff", "jpeg", "webp"] = "png"
+    """Of the files; same: as the input's. JPEG and WebP change the noise that they store."""
+    quality: int = 95
+    """Of JPEG and WebP, 1 to 100; WebP of 100 is lossless."""
+    overwrite: bool = False
+    """Make files anew that are there already."""
     seed: int = 0
     """Another seed, other noise; the same seed, the same files."""
+    tile: int | None = None
+    """Pixels a side of the tiles; by default as many as fit the free memory."""
     checkpoint: Path = Path("ckpts/NT")
     """Folder of VUNet.pt and encoder_k.pt."""
     reference_patch: int | None = None
-    """Embed the reference in patches of so many pixels, or whole (0, as the paper does); by default
+    """Embed references in patches of so many pixels, or whole (0, as the paper does); by default
     as transfer.json in --checkpoint says, whole if it is not there."""
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""
 
 
+class Reference(NamedTuple):
+    z: "Tensor"  # (1, d)
+    crop: "np.ndarray"  # (H, W, 3), for the picture
+
+
+class Variant(NamedTuple):
+    """One of the files that an image becomes."""
+
+    copy: int
+    reference: int  # its number
+    folder: str
+    tail: str
+
+
 def main(argv: list[str] | None = None) -> int:
     c = parse(Config, argv)
-    if c.copies < 1 or c.seed < 0:
-        raise UserError(f"--copies {c.copies} --seed {c.seed}: expected at least 1 and at least 0")
-    tasks = plan(c.input, c.output, c.copies, protected=[c.reference])
+    check(c)
+    from models.generator import placed_noise
+    from models.noise_transfer import NoiseTransfer
+    from models.tiles import Tiler
+    from utils.folder_jobs import Batch
+    from utils.memory import keep_pages
+    from utils.seeding import derived_seed
+    from utils.strip import Strip
+
+    keep_pages()
+    paths, problems = find_references(c.reference)
+    labels = label(paths)
+
+    def variants(key: int) -> list[Variant]:
+        found = []
+        for copy in range(c.copies):
+            numbers = list(range(len(paths)))
+            if c.use == "random":
+                numbers = [derived_seed(c.seed, key, copy, len(paths)) % len(paths)]
+            elif c.use == "mean":
+                numbers = [0]
+            for i in numbers:
+                name = "mean" if c.use == "mean" and len(paths) > 1 else labels[i]
+                by_reference = c.pairs or (c.use == "each" and len(paths) > 1)
+                tail = f"_{copy:03d}" if c.copies > 1 else ""
+                found.append(Variant(copy, i, name if by_reference else "", tail))
+        return found
+
+    sides = ("clean", "noisy") if c.pairs else ("",)
+    batch = Batch(c, lambda key: [v[2:] for v in variants(key)], sides, protected=paths)
+    batch.skipped += problems
     device = choose_device(c.gpu)
-    network = NoiseTransfer.from_checkpoint(c.checkpoint, device, c.reference_patch)
-    # Peak memory, measured: feature maps at full size, then what does not grow with the width.
-    reference_cost = 20 if network.reference_patch else 5 * network.key_encoder.width + 20
-    clean_cost = 9 * network.generator.width + 60
+    network = NoiseTransfer.from_checkpoint(beside(c.checkpoint), device, c.reference_patch)
+    references = embed(network, paths, batch)
+    if c.use == "mean":
+        mean = sum(r.z for r in references.values())
+        references[0] = Reference(mean / mean.norm(), next(iter(references.values())).crop)
+    tiler = Tiler(network.generator, device, c.tile)
+    strip = Strip("clean", "reference", "generated")
 
-    reference = load(c.reference, device, reference_cost)
-    height, width = reference.shape[-2:]
-    if min(height, width) < MIN_REFERENCE:
-        raise UserError(
-            f"{c.reference}: {width}x{height} pixels, expected at least {MIN_REFERENCE} a side; "
-            "give a larger piece of the noisy photo"
-        )
-    z = network.embed(reference)
+    def work() -> None:
+        for task, clean, tags in batch.images():
+            for v, files in zip(variants(task.key), task.files, strict=True):
+                if batch.is_there(files):
+                    continue
+                with batch.guard(task.source):
+                    require(v.reference in references, f"no noise from {paths[v.reference]}")
+                    reference = references[v.reference]
+                    # Of the first reference in turn what it gives alone.
+                    others = (v.reference,) if c.use == "each" and v.reference else ()
+                    seed = derived_seed(c.seed, task.key, v.copy, *others)
 
-    written, skipped = 0, []
-    with tqdm(total=len(tasks) * c.copies, unit="img") as bar:
-        for task in tasks:
-            try:
-                clean = load(task.source, device, clean_cost)
-            except UserError as error:
-                skipped.append(str(error))
-                bar.update(c.copies)
-                continue
-            try:
-                for copy, target in enumerate(task.targets):
-                    seed = derived_seed(c.seed, crc32(task.name.encode()), copy)
-                    noisy = network.generate(clean, z, per_image_noise([seed]))
-                    write_image(target, float_to_uint8(noisy[0]))
-                    written += 1
-                    bar.update()
-            except torch.OutOfMemoryError:
-                skipped.append(f"{task.source}: out of GPU memory; crop it or try --gpu cpu")
-    return report(c.input, c.output, written, skipped)
+                    def generate(x, top, left, z=reference.z, seed=seed):
+                        return network.generate(x, z, placed_noise([seed], top, left), c.strength)
+
+                    noisy = tiler(clean, generate, progress=batch.progress)
+                    batch.write(files, [clean, noisy] if c.pairs else [noisy], tags)
+                    strip.add(clean, reference.crop, noisy)
+        batch.show(strip)
+
+    return batch.run(work)
+
+
+def check(c: Config) -> None:
+    require(len(c.reference) > 0, "--reference: expected at least one noisy photo")
+    require(
+        c.copies >= 1 and c.seed >= 0,
+        f"--copies {c.copies} --seed {c.seed}: expected at least 1 and at least 0",
+    )
+    require(
+        0 <= c.strength <= LARGEST_STRENGTH,
+        f"--strength {c.strength}: expected 0 to {LARGEST_STRENGTH:g}; for more, take a reference "
+        "with more noise",
+    )
+    require(1 <= c.quality <= 100, f"--quality {c.quality}: expected 1 to 100")
+    require(c.tile is None or c.tile >= 32, f"--tile {c.tile}: expected 32 or more")
+
+
+def beside(folder: Path) -> Path:
+    """The folder, or the one of this name beside this script, from wherever it is started."""
+    return folder if folder.exists() else Path(__file__).parent / folder
+
+
+def find_references(given: tuple[Path, ...]) -> tuple[list[Path], list[str]]:
+    """The images that are given or in given folders, and what is none."""
+    from utils.files import list_images
+
+    found, problems = [], []
+    for path in given:
+        found += list_images(path, problems) if path.is_dir() else [path]
+    require(len(found) > 0, f"{given[0]}: holds no image that can be read; check --reference")
+    return found, problems
+
+
+def label(paths: list[Path]) -> list[str]:
+    """Names of folders, one a reference: its stem, with its number where that is not the only."""
+    count = Counter(path.stem.casefold() for path in paths)
+    return [
+        path.stem if count[path.stem.casefold()] == 1 else f"{path.stem}_{i:03d}"
+        for i, path in enumerate(paths)
+    ]
+
+
+def embed(network: "NoiseTransfer", paths: list[Path], batch: "Batch") -> dict[int, Reference]:
+    """By number. Those that cannot be read are left out and named; UserError where none can."""
+    import torch
+
+    from models.tiles import bytes_per_pixel
+    from utils.memory import free_memory
+    from utils.photos import read_photo
+    from utils.strip import crop
+    from utils.transfer_settings import MIN_REFERENCE
+
+    device = next(network.parameters()).device
+    whole = 0 if network.reference_patch else 2 * bytes_per_pixel(network.key_encoder)
+    found, errors = {}, []
+    for i, path in enumerate(paths):
+        try:
+            pixels, _ = read_photo(path)
+            height, width, _ = pixels.shape
+            require(
+                min(height, width) >= MIN_REFERENCE,
+                f"{path}: {width}x{height} pixels, expected at least {MIN_REFERENCE} a side; "
+                "give a larger piece of the noisy photo",
+            )
+            require(
+                whole * height * width <= free_memory(device),
+                f"{path}: {width}x{height} pixels are too many for the memory that is free; give a "
+                "piece of the noisy photo, or --reference-patch 96",
+            )
+            image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)
+            found[i] = Reference(network.embed(image), crop(pixels))
+        except UserError as error:
+            errors.append(str(error))
+    if not found:
+        raise UserError(errors[0])
+    batch.skipped += errors
+    return found
 
 
 if __name__ == "__main__":

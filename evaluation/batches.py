@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from data.prefetch import look_ahead
 from evaluation.image_sets import CleanImages, ImagePairs
-from utils.errors import UserError, memory_named
+from utils.errors import UserError
+from utils.memory import memory_named
 from utils.transfer_settings import MIN_REFERENCE
 
 Scores = dict[str, np.ndarray]

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models.layers import SFT, CompilableBlock, NoiseSource, SNConv2d, SNConvTranspose2d, leaky_relu
+from utils.seeding import derived_seed
 
 STAGE_BLOCKS = (4, 3, 2)
+BLOCK = 64  # pixels a side of what is drawn of a noise map at once, see placed_noise
 
 
 def normal_noise(generator: torch.Generator | None = None) -> NoiseSource:
@@ -45,6 +47,43 @@ def per_image_noise(seeds: Sequence[int]) -> NoiseSource:
         return maps.to(device, non_blocking=True)
 
     return draw
+
+
+def placed_noise(seeds: Sequence[int], top: int = 0, left: int = 0) -> NoiseSource:
+    """Standard normal maps that are a function of an image's seed, the layer and the position.
+
+    For the part of the images whose first pixel is (top, left), both divisible by 4: it gets what
+    the whole images get there, whatever else is computed. The same on every device.
+    """
+    layers = iter(range(2**31))
+    full = 0
+
+    def draw(shape: tuple[int, int, int, int], device: torch.device) -> Tensor:
+        nonlocal full
+        layer, full = next(layers), full or shape[2]  # the first map is of full size
+        y0, x0 = top * shape[2] // full, left * shape[2] // full
+        maps = torch.empty(shape)
+        for one, seed in zip(maps, seeds, strict=True):
+            _fill(one[0], y0, x0, seed, layer)
+        return maps.to(device)
+
+    return draw
+
+
+def _fill(part: Tensor, y0: int, x0: int, seed: int, layer: int) -> None:
+    """The part (h, w) from (y0, x0) on of an endless map that is drawn in blocks."""
+    height, width = part.shape
+    generator = torch.Generator()
+    block = torch.empty(BLOCK, BLOCK)
+    for by in range(y0 // BLOCK, -(-(y0 + height) // BLOCK)):
+        for bx in range(x0 // BLOCK, -(-(x0 + width) // BLOCK)):
+            generator.manual_seed(derived_seed(seed, layer, by, bx))
+            block.normal_(generator=generator)
+            y, x = by * BLOCK - y0, bx * BLOCK - x0  # of the block's first pixel in the part
+            rows, columns = slice(max(y, 0), y + BLOCK), slice(max(x, 0), x + BLOCK)
+            target = part[rows, columns]
+            first = max(-y, 0), max(-x, 0)
+            target.copy_(block[first[0] :, first[1] :][: target.shape[0], : target.shape[1]])
 
 
 class SFTBlock(CompilableBlock):

@@ -14,7 +14,8 @@ from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
 from utils.checkpoint import load_state, load_weights
-from utils.errors import UserError, memory_named
+from utils.errors import UserError
+from utils.memory import memory_named
 from utils.padding import pad_to_multiple
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
@@ -62,6 +63,12 @@ def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
         for n, count in zip(sides, counts, strict=True)
     )
     return [image[..., y : y + patch, x : x + patch] for y in tops for x in lefts]
+
+
+def _to_float(image: Tensor) -> Tensor:
+    if image.is_floating_point():
+        return image
+    return image.to(torch.float32) / torch.iinfo(image.dtype).max
 
 
 class NoiseTransfer(nn.Module):
@@ -136,12 +143,15 @@ class NoiseTransfer(nn.Module):
 
     @torch.no_grad()
     def embed(self, reference: Tensor) -> Tensor:
-        """Noisy reference (B, 3, H, W) in [0, 1], at least 16 pixels a side -> unit z (B, d)."""
+        """Noisy reference (B, 3, H, W), at least 16 pixels a side -> unit z (B, d).
+
+        In [0, 1], or uint8 or uint16 of full range, of which only the patches become floats.
+        """
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(
                 f"a reference needs {MIN_REFERENCE} pixels a side, got {tuple(reference.shape)}"
             )
-        patches = [reference]
+        patches = [reference]  # whole
         if self.reference_patch:
             patches = spread_patches(reference, self.reference_patch)
         height, width = patches[0].shape[-2:]
@@ -151,7 +161,7 @@ class NoiseTransfer(nn.Module):
             memory_named(reference.device, doing, advice),
             shared_spectral_norm(self.key_encoder),
         ):
-            z = self.key_encoder.embed(torch.cat(patches))[1]
+            z = self.key_encoder.embed(torch.cat([_to_float(patch) for patch in patches]))[1]
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()

@@ -12,7 +12,8 @@ import models.tiles
 from data.sample import sample_photos
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.denoisers import denoiser_from_checkpoint
-from models.tiles import Tiler, bytes_per_pixel, cut, placed_noise, receptive_radius
+from models.generator import placed_noise
+from models.tiles import Tiler, bytes_per_pixel, cut, receptive_radius
 from tests.helpers import images
 from utils.errors import UserError
 from utils.images import float_to_uint8, integer_to_float

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
-import torch
 import tyro
 
 from utils.errors import UserError, require
-from utils.precision import set_float32_precision
+
+if TYPE_CHECKING:
+    import torch  # imported where it is used: --help takes a tenth of the time without it
 
 C = TypeVar("C")
 
@@ -68,7 +69,7 @@ def parse(
         kept = {name: _typed(config, name, before[name]) for name in names & before.keys()}
     values |= kept
     default = dataclasses.replace(config(), **values) if values else None
-    c = tyro.cli(config, args=argv, default=default)
+    c = tyro.cli(config, prog=_usage(config), args=argv, default=default)
     for name, value in sorted(kept.items()):
         if getattr(c, name) != value:
             raise UserError(
@@ -76,6 +77,16 @@ def parse(
                 f"has {_words(value)}; leave the flag out, or choose another --run-dir"
             )
     return c
+
+
+def _usage(config: type) -> str:
+    """The script and the flags that it cannot do without: tyro's usage line may leave them out."""
+    required = (
+        f"--{f.name.replace('_', '-')} {f.name.upper()}"
+        for f in dataclasses.fields(config)
+        if f.default is f.default_factory is dataclasses.MISSING
+    )
+    return " ".join([Path(sys.argv[0]).name, *required])
 
 
 def _typed(config: type, name: str, value: Any) -> Any:
@@ -126,11 +137,13 @@ def _peek(argv: list[str], flag: str) -> str | None:
     return value
 
 
-def choose_device(gpu: str) -> torch.device:
+def choose_device(gpu: str) -> "torch.device":
     """The device of a script that runs in one process; of a list the first, said in one line.
 
     The process then uses it, in full float32 until a script says otherwise.
     """
+    from utils.precision import set_float32_precision
+
     devices = choose_devices(gpu)
     if len(devices) > 1:
         print(f"One process on one device: using the first of {gpu}.")
@@ -139,18 +152,22 @@ def choose_device(gpu: str) -> torch.device:
     return devices[0]
 
 
-def use_device(device: torch.device) -> None:
+def use_device(device: "torch.device") -> None:
     """Make a GPU this process's current one; what names no device means GPU 0 until then."""
     if device.type == "cuda":
+        import torch
+
         torch.cuda.set_device(device)
 
 
-def choose_devices(gpu: str) -> list[torch.device]:
+def choose_devices(gpu: str) -> "list[torch.device]":
     """`--gpu 0,1` -> cuda:0 and cuda:1; `cpu,cpu` -> the CPU twice, for two processes on it.
 
     Without CUDA any list with GPU 0 is the CPU, once, said in one line. UserError for anything else
     than device numbers or `cpu`, a number twice, and a GPU that is not there.
     """
+    import torch
+
     words = [word.strip() for word in gpu.split(",")]
     if set(words) == {"cpu"}:
         return [torch.device("cpu")] * len(words)
@@ -170,6 +187,8 @@ def choose_devices(gpu: str) -> list[torch.device]:
 
 def provenance() -> dict[str, Any]:
     """Versions, commit, command and hardware, to stand beside every result."""
+    import torch
+
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.multiprocessing import ProcessExitedException
 
 from utils.config import choose_devices, use_device
-from utils.errors import UserError, exit_on_user_error, memory_named, require
+from utils.errors import UserError, exit_on_user_error, require
+from utils.memory import memory_named
 
 C = TypeVar("C")
 Worker = Callable[[C, torch.device], None]

@@ -1,10 +1,7 @@
 """The one exception that users are meant to see, and how scripts show it."""
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator
-
-import torch
+from collections.abc import Callable
 
 
 class UserError(Exception):
@@ -19,16 +16,6 @@ def require(condition: bool, message: str) -> None:
     """Raise UserError(message), "what is there: what was expected", unless the condition holds."""
     if not condition:
         raise UserError(message)
-
-
-@contextlib.contextmanager
-def memory_named(device: torch.device, doing: str = "", advice: str = "") -> Iterator[None]:
-    """A UserError that names what was being done where `device` is out of memory in the block."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        advice = advice or "end what else uses that GPU, name another with --gpu, or --gpu cpu"
-        raise UserError(f"{device}: out of GPU memory{doing and ', '}{doing}; {advice}") from error
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -105,7 +106,8 @@ def whole_folder(folder: Path, is_complete: Callable[[], bool]) -> Iterator[Path
 
 
 def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    # The name that it is for would not fit where it has 255 bytes, all that a file system allows.
+    return path.with_name(f".{uuid.uuid4().hex[:16]}.part")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -131,10 +133,15 @@ class Folder:
     @cached_property
     def _listed(self) -> tuple[list["Folder"], list[Path]]:
         folders, files = [], []
-        for path in sorted(self.path.iterdir(), key=natural_key):
+        try:
+            paths = sorted(self.path.iterdir(), key=natural_key)
+        except OSError as error:
+            reason = f"{error.strerror or error}; check its permissions and name, or remove it"
+            raise UserError(f"{self.path}: cannot be listed ({reason})") from error
+        for path in paths:
             if path.name.startswith("."):
                 continue
-            if not path.is_dir():
+            if not os.path.isdir(path):  # unlike Path's, nor of a path that is too long
                 files.append(path)
             elif not (path.is_symlink() and self._lies_below(path.resolve())):
                 folders.append(Folder(path))
@@ -158,23 +165,52 @@ class Folder:
     @cached_property
     def images(self) -> list[Path]:
         """The files directly in it that are images by their suffix."""
-        return [p for p in self.files if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
+        return [p for p in self.files if p.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(p)]
 
-    def walk(self) -> Iterator["Folder"]:
-        """The folder itself, then those in it, each followed by those below it."""
+    def walk(self, problems: list[str] | None = None) -> Iterator["Folder"]:
+        """The folder itself, then those in it, each followed by those below it.
+
+        UserError for one that cannot be listed; or it is left out, and problems says so.
+        """
+        try:
+            folders = self.folders
+        except UserError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+            return
         yield self
-        for folder in self.folders:
-            yield from folder.walk()
+        for folder in folders:
+            yield from folder.walk(problems)
 
 
-def list_images(folder: Path | Folder) -> list[Path]:
-    """All images below `folder`, folder by folder in natural order; UserError if none."""
+def list_images(folder: Path | Folder, problems: list[str] | None = None) -> list[Path]:
+    """All images below `folder`, folder by folder in natural order; UserError if none.
+
+    problems: what cannot be read is named here, and the rest is listed: folders, links to nothing,
+    pipes with the suffix of an image, paths that are too long.
+    """
     folder = Folder.at(folder)
     if not folder.path.is_dir():
         raise UserError(f"{folder.path}: no such folder; give the folder that holds the images")
-    images = [path for each in folder.walk() for path in each.images]
-    if not images:
+    images = []
+    for each in folder.walk(problems):
+        images += each.images
+        if problems is not None:
+            problems += filter(None, map(_why_no_image, each.files))
+    if not images and not problems:
         raise UserError(
             f"{folder.path}: holds no images; put images ({' '.join(IMAGE_SUFFIXES)}) into it"
         )
     return images
+
+
+def _why_no_image(path: Path) -> str | None:
+    """Of what has an image's suffix and is no file."""
+    if path.suffix.lower() not in IMAGE_SUFFIXES or os.path.isfile(path):
+        return None
+    try:
+        regular_file(path, sys.maxsize)
+    except UserError as error:
+        return str(error)
+    return None

@@ -11,6 +11,8 @@ import functools
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -100,14 +102,20 @@ def read_header(path: Path) -> Header:
 
 @functools.lru_cache(maxsize=2**17)
 def _read_header(path: Path, size: int, changed: int) -> Header:
-    with open_file(path, MAX_BYTES) as file:
-        image = _identify(file, path)
+    with open_identified(path) as image:
         return Header((image.height, image.width), image.mode, image.format)
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
     """(H, W) of `read_image(path)`, from the header alone; UserError as there."""
     return read_header(path).size
+
+
+@contextmanager
+def open_identified(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Pillow's image while its file is open: a header, nothing decoded; UserError."""
+    with open_file(path, MAX_BYTES) as file:
+        yield _identify(file, path)
 
 
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:

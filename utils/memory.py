@@ -4,8 +4,12 @@ import ctypes
 import math
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+
+from utils.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -100,3 +104,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         words in str(error).lower()
         for words in ("not enough memory", "t allocate memory", "bad_alloc", "could not create")
     )
+
+
+@contextmanager
+def memory_named(device: "torch.device", doing: str = "", advice: str = "") -> Iterator[None]:
+    """A UserError that names what was being done where `device` is out of memory in the block."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        advice = advice or "end what else uses that GPU, name another with --gpu, or --gpu cpu"
+        raise UserError(f"{device}: out of GPU memory{doing and ', '}{doing}; {advice}") from error
