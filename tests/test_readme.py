@@ -165,11 +165,14 @@ def test_tables_of_other_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert (tmp_path / "ckpts/tables/new_real.csv").read_text() == "set,x\none,1.25\ntwo,2.25\n"
 
 
-@pytest.mark.parametrize("name", ["train_step", "denoiser_step"])
-def test_steps_are_those_of_the_samples(name: str) -> None:
-    file = ROOT / f"benchmarks/results/{name}_cpu.json"
+@pytest.mark.parametrize(
+    ("name", "gpu", "machine"),
+    [("train_step", "cpu", "cpu"), ("denoiser_step", "cpu", "cpu"), ("train_step", "0", "h100")],
+)
+def test_steps_are_those_of_the_samples(name: str, gpu: str, machine: str) -> None:
+    file = ROOT / f"benchmarks/results/{name}_{machine}.json"
     rows = json.loads(file.read_text())["tables"][name]
-    text = PAGES["benchmarks/README.md"].partition(f"benchmarks.{name} ")[2]
+    text = PAGES["benchmarks/README.md"].partition(f"benchmarks.{name} --gpu {gpu}")[2]
     lines = re.findall(r"^\| (?:plain|fp32|bf16).*\|$", text, re.M)[: len(rows)]
     for line, row in zip(lines, rows, strict=True):
         shown = [float(x) for x in line.replace(" s |", " |").strip("| ").split(" | ")[1:]]
