@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: tables readme test lint clean
+.PHONY: tables readme test gpu-check lint clean
 
 tables: $(VENV)/.installed  ## every table, from the weights in ckpts/
 	$(BIN)/python supp_tbl.py --gpu 0
@@ -14,6 +14,9 @@ readme: $(VENV)/.installed  ## every number and picture of the README's results,
 
 test: $(VENV)/.installed-dev lint  ## lint and the whole test suite, on the CPU (and CUDA if there)
 	$(BIN)/python -m pytest -q
+
+gpu-check: $(VENV)/.installed-dev  ## CUDA tests and speed on GPU 0, in ten minutes
+	$(BIN)/python -m benchmarks.gpu_check
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
