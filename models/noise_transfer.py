@@ -153,7 +153,11 @@ class NoiseTransfer(nn.Module):
         if self.reference_patch:
             patches = spread_patches(reference, self.reference_patch)
         with shared_spectral_norm(self.key_encoder):
-            z = self.key_encoder.embed(torch.cat([_to_float(patch) for patch in patches]))[1]
+            # A few at a time: the feature maps of all would be the peak of a whole transfer.
+            z = torch.cat([
+                self.key_encoder.embed(torch.cat([_to_float(patch) for patch in some]))[1]
+                for some in (patches[i : i + 4] for i in range(0, len(patches), 4))
+            ])  # fmt: skip
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()
