@@ -39,7 +39,6 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and mistakes do not w
     from torch import Tensor
 
     from models.noise_transfer import NoiseTransfer
-    from utils.folder_jobs import Batch
 
 LARGEST_STRENGTH = 2.0
 
@@ -83,6 +82,7 @@ class Config:
 
 
 class Reference(NamedTuple):
+    name: str  # of its folder
     z: "Tensor"  # (1, d)
     crop: "np.ndarray"  # (H, W, 3), for the picture
 
@@ -108,33 +108,29 @@ def main(argv: list[str] | None = None) -> int:
     from utils.strip import Strip
 
     keep_pages()
+    device = choose_device(c.gpu)
     paths, problems = find_references(c.reference)
-    labels = label(paths)
+    network = NoiseTransfer.from_checkpoint(beside(c.checkpoint), device, c.reference_patch)
+    references, errors = embed(network, paths)
+    if c.use == "mean" and len(references) > 1:
+        mean = sum(r.z for r in references)
+        references = [references[0]._replace(name="mean", z=mean / mean.norm())]
 
     def variants(key: int) -> list[Variant]:
         found = []
         for copy in range(c.copies):
-            numbers = list(range(len(paths)))
+            numbers = range(len(references))
             if c.use == "random":
-                numbers = [derived_seed(c.seed, key, copy, len(paths)) % len(paths)]
-            elif c.use == "mean":
-                numbers = [0]
+                numbers = [derived_seed(c.seed, key, copy, len(numbers)) % len(numbers)]
             for i in numbers:
-                name = "mean" if c.use == "mean" and len(paths) > 1 else labels[i]
-                by_reference = c.pairs or (c.use == "each" and len(paths) > 1)
+                by_reference = c.pairs or (c.use == "each" and len(references) > 1)
                 tail = f"_{copy:03d}" if c.copies > 1 else ""
-                found.append(Variant(copy, i, name if by_reference else "", tail))
+                found.append(Variant(copy, i, references[i].name if by_reference else "", tail))
         return found
 
     sides = ("clean", "noisy") if c.pairs else ("",)
     batch = Batch(c, lambda key: [v[2:] for v in variants(key)], sides, protected=paths)
-    batch.skipped += problems
-    device = choose_device(c.gpu)
-    network = NoiseTransfer.from_checkpoint(beside(c.checkpoint), device, c.reference_patch)
-    references = embed(network, paths, batch)
-    if c.use == "mean":
-        mean = sum(r.z for r in references.values())
-        references[0] = Reference(mean / mean.norm(), next(iter(references.values())).crop)
+    batch.skipped += problems + errors
     tiler = Tiler(network.generator, device, c.tile)
     strip = Strip("clean", "reference", "generated")
 
@@ -144,7 +140,6 @@ def main(argv: list[str] | None = None) -> int:
                 if batch.is_there(files):
                     continue
                 with batch.guard(task.source):
-                    require(v.reference in references, f"no noise from {paths[v.reference]}")
                     reference = references[v.reference]
                     # Of the first reference in turn what it gives alone.
                     others = (v.reference,) if c.use == "each" and v.reference else ()
@@ -201,8 +196,8 @@ def label(paths: list[Path]) -> list[str]:
     ]
 
 
-def embed(network: "NoiseTransfer", paths: list[Path], batch: "Batch") -> dict[int, Reference]:
-    """By number. Those that cannot be read are left out and named; UserError where none can."""
+def embed(network: "NoiseTransfer", paths: list[Path]) -> tuple[list[Reference], list[str]]:
+    """Those that can be used, and what is wrong with the others; UserError where all are."""
     import torch
 
     from models.tiles import bytes_per_pixel
@@ -213,8 +208,8 @@ def embed(network: "NoiseTransfer", paths: list[Path], batch: "Batch") -> dict[i
 
     device = next(network.parameters()).device
     whole = 0 if network.reference_patch else 2 * bytes_per_pixel(network.key_encoder)
-    found, errors = {}, []
-    for i, path in enumerate(paths):
+    found, errors = [], []
+    for name, path in zip(label(paths), paths, strict=True):
         try:
             pixels, _ = read_photo(path)
             height, width, _ = pixels.shape
@@ -229,13 +224,12 @@ def embed(network: "NoiseTransfer", paths: list[Path], batch: "Batch") -> dict[i
                 "piece of the noisy photo, or --reference-patch 96",
             )
             image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)
-            found[i] = Reference(network.embed(image), crop(pixels))
+            found.append(Reference(name, network.embed(image), crop(pixels)))
         except UserError as error:
             errors.append(str(error))
     if not found:
         raise UserError(errors[0])
-    batch.skipped += errors
-    return found
+    return found, errors
 
 
 if __name__ == "__main__":

@@ -161,7 +161,11 @@ class NoiseTransfer(nn.Module):
             memory_named(reference.device, doing, advice),
             shared_spectral_norm(self.key_encoder),
         ):
-            z = self.key_encoder.embed(torch.cat([_to_float(patch) for patch in patches]))[1]
+            # Some at a time: the feature maps of all would be the peak of a whole transfer.
+            z = torch.cat([
+                self.key_encoder.embed(torch.cat([_to_float(patch) for patch in some]))[1]
+                for some in (patches[i : i + 16] for i in range(0, len(patches), 16))
+            ])  # fmt: skip
         return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
 
     @torch.no_grad()

@@ -34,9 +34,9 @@ MULTIPLE = 8  # tiles start where every network's strides do: the deepest halves
 
 PATCH, PATCHES_A_SIDE = 32, 8  # that tell RIDNet what the whole image is like
 
-# On the CPU at most so many bytes a tile: large enough that margins are a fifth of the work, small
-# enough for a laptop. The other half of what is free is for what libraries take besides.
-MOST_ON_CPU, MOST_ON_GPU, SHARE = 1.0e9, 8.0e9, 0.5
+# Bytes of a tile's tensors at most: enough that the margins are a fourth of the work or less. Of
+# what is free the rest is for what libraries take besides, and for holes between the blocks.
+MOST_ON_CPU, MOST_ON_GPU, SHARE = 0.7e9, 8.0e9, 0.4
 
 
 class Tile(NamedTuple):

@@ -12,11 +12,13 @@ import torch
 from PIL import Image
 
 import transfer_noise
+from data.training import find_training_data
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.generator import placed_noise
 from tests.helpers import read_png
 from utils import folder_jobs
 from utils.errors import UserError
+from utils.photos import Tags, write_photo
 from utils.seeding import derived_seed
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -176,7 +178,7 @@ def test_damaged_and_too_large_files_are_skipped_and_named(
     assert "3 skipped" in said.out
     assert f"{photos / 'cut.png'}: damaged" in said.err
     assert f"{photos / 'empty.jpg'}: an empty file" in said.err
-    assert f"{photos / 'large.png'}: 0 megapixels need 0.0 GB of memory to be read" in said.err
+    assert f"{photos / 'large.png'}: 0.1 megapixels need 0.0 GB of memory to be read" in said.err
 
 
 def test_input_folder_may_hold_the_output(photos, run):
@@ -259,3 +261,113 @@ def test_script_exit_status(photos, tmp_path, checkpoint, monkeypatch, capsys):
     assert status(*flags, str(tmp_path / "noisy.png")) == 1
     assert status(*flags, str(photos / "bad.png")) == 2
     assert capsys.readouterr().err.endswith("fetch this file again or remove it\n")
+
+
+# ------------------------------------------------------------------ several references, pairs, ...
+
+
+@pytest.fixture
+def references(tmp_path: Path) -> Path:
+    for i, name in enumerate(("iso100", "iso800", "iso3200")):
+        write(tmp_path / "refs" / f"{name}.png", 40, 31 + i)
+    return tmp_path / "refs"
+
+
+def test_each_reference_gives_what_it_gives_alone(photos, run, references, tmp_path):
+    names = [references / f"{name}.png" for name in ("iso100", "iso800")]
+    assert run(photos, "each", "--use", "each", "--reference", *map(str, names)) == 0
+    each = files(tmp_path / "each")
+    inside = ("a.png", "day one/b.png", "day one/ä/c.png")
+    assert each.keys() == {f"{path.stem}/{name}" for path in names for name in inside}
+    assert run(photos, "alone", "--reference", str(names[0])) == 0
+    assert files(tmp_path / "alone").items() == {(n, each[f"iso100/{n}"]) for n in inside}
+    assert each["iso100/a.png"] != each["iso800/a.png"]
+
+
+def test_random_reference_and_mean_reference(photos, run, references, tmp_path, capsys):
+    (references / "bad.png").write_bytes(b"no image")
+    flags = "--reference", str(references), "--copies", "4"
+    assert run(photos, "pairs", "--pairs", *flags) == 1  # the bad one is named
+    assert "bad.png: damaged" in capsys.readouterr().err
+    noisy = files(tmp_path / "pairs" / "noisy")
+    assert {name.partition("/")[0] for name in noisy} == {"iso100", "iso800", "iso3200"}
+    assert run(photos, "random", *flags) == 1
+    random = files(tmp_path / "random")
+    assert random.items() >= {(n.partition("/")[2], data) for n, data in noisy.items()}
+    (references / "bad.png").unlink()
+    assert run(photos, "mean", "--use", "mean", *flags) == 0
+    assert files(tmp_path / "mean").keys() == {
+        f"{stem}_{k:03d}.png" for stem in ("a", "day one/b", "day one/ä/c") for k in range(4)
+    }
+
+
+def test_pairs_are_what_the_trainer_takes(photos, run, tmp_path):
+    assert run(photos, "mine", "--pairs", "--copies", "2") == 0
+    sets = find_training_data(tmp_path / "mine")
+    assert len(sets.pairs) == 6
+    for pair in sets.pairs:
+        clean, noisy = read_png(pair.clean), read_png(pair.noisy)
+        assert clean.shape == noisy.shape
+        assert 0 < np.abs(clean.astype(int) - noisy).mean() < 60
+    found = {pair.clean.name: pair for pair in sets.pairs}
+    np.testing.assert_array_equal(read_png(found["a_001.png"].clean), read_png(photos / "a.png"))
+    before = files(tmp_path / "mine")
+    found["a_001.png"].noisy.unlink()
+    assert run(photos, "mine", "--pairs", "--copies", "2") == 0
+    assert files(tmp_path / "mine") == before
+
+
+def test_strength_is_a_factor(photos, run, tmp_path):
+    """Mid-grey, so that nothing is clipped; rounding to levels is all that differs."""
+    clean = read_png(photos / "a.png").astype(float)
+    noise = {}
+    for strength in ("0", "0.5", "1", "2"):
+        run(photos / "a.png", strength, "--strength", strength)
+        noise[strength] = read_png(tmp_path / strength / "a.png") - clean
+    assert not noise["0"].any()
+    assert np.abs(noise["1"]).max() > 3
+    for strength in ("0.5", "2"):
+        assert np.abs(noise[strength] - float(strength) * noise["1"]).max() <= 1.5
+    with pytest.raises(UserError, match=r"--strength 2\.1: expected 0 to 2"):
+        run(photos, "out", "--strength", "2.1")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "kind"),
+    [("png", "a.png", "PNG"), ("tiff", "a.tif", "TIFF"), ("jpeg", "a.jpg", "JPEG"),
+     ("webp", "a.webp", "WEBP"), ("same", "a.TIFF", "TIFF")],
+)  # fmt: skip
+def test_formats_depth_and_tags(run, tmp_path, form, name, kind):
+    """Sixteen bits and the camera's tags go where they can."""
+    write(tmp_path / "noisy.png", 40, 31)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    deep = np.random.default_rng(0).integers(20000, 40000, (20, 30, 3), np.uint16)
+    write_photo(tmp_path / "in" / "a.TIFF", deep, Tags(exif))
+    assert run(tmp_path / "in", "out", "--format", form) == 0
+    with Image.open(tmp_path / "out" / name) as image:
+        assert image.format == kind
+        assert image.getexif()[0x010F] == "Maker"
+        assert 0x0112 not in image.getexif()
+    bits = cv2.imread(str(tmp_path / "out" / name), cv2.IMREAD_UNCHANGED).dtype
+    assert bits == (np.uint16 if kind in ("PNG", "TIFF") else np.uint8)
+
+
+def test_tiles_do_not_show(run, tmp_path):
+    write(tmp_path / "noisy.png", 40, 31)
+    write(tmp_path / "in" / "a.png", 150, 110)
+    run(tmp_path / "in", "whole")
+    run(tmp_path / "in", "tiles", "--tile", "40")
+    whole, tiles = (read_png(tmp_path / name / "a.png").astype(int) for name in ("whole", "tiles"))
+    assert np.abs(whole - tiles).max() <= 1
+    assert (whole != tiles).mean() < 0.01
+
+
+def test_integer_references_embed_as_their_floats(checkpoint):
+    network = LOAD(checkpoint)
+    image = torch.randint(0, 65536, (1, 3, 40, 50), dtype=torch.int32).to(torch.uint16)
+    for patch in (None, 16):
+        network.reference_patch = patch
+        expected = network.embed(image.to(torch.float32) / 65535)
+        torch.testing.assert_close(network.embed(image), expected)
+    network.reference_patch = None

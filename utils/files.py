@@ -206,11 +206,15 @@ def list_images(folder: Path | Folder, problems: list[str] | None = None) -> lis
 
 
 def _why_no_image(path: Path) -> str | None:
-    """Of what has an image's suffix and is no file."""
-    if path.suffix.lower() not in IMAGE_SUFFIXES or os.path.isfile(path):
+    """Of what is no file: that it should be one by its suffix, or that nothing can be said."""
+    if os.path.isfile(path):
         return None
     try:
-        regular_file(path, sys.maxsize)
+        os.lstat(path)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            regular_file(path, sys.maxsize)
     except UserError as error:
         return str(error)
+    except OSError as error:  # a path that is too long
+        return f"{path}: cannot be read ({error.strerror or error})"
     return None

@@ -156,13 +156,13 @@ class Batch:
         return not self.c.overwrite and all(map(os.path.lexists, files))
 
     def images(self) -> Iterator[tuple[Task, np.ndarray, Tags]]:
-        """Those with something left to do, read; while the bar of their megapixels is shown."""
+        """Those with something left to do, read; while the bar of their pixels is shown."""
         open_tasks = [t for t in self.tasks if not all(map(self.is_there, t.files))]
-        sizes = [_megapixels(task.source) for task in open_tasks]
+        sizes = [_pixels(task.source) for task in open_tasks]
         left = [sum(not self.is_there(files) for files in task.files) for task in open_tasks]
         total = sum(size * n for size, n in zip(sizes, left, strict=True))
-        form = "{l_bar}{bar}| {n:.1f}/{total:.1f} MP, {elapsed} gone, {remaining} left"
-        with tqdm(total=total, bar_format=form) as self.bar:
+        form = "{l_bar}{bar}| {n_fmt}/{total_fmt} pixels, {elapsed} gone, {remaining} left"
+        with tqdm(total=total, unit_scale=True, bar_format=form) as self.bar:
             for task, size, n in zip(open_tasks, sizes, left, strict=True):
                 before, photo = self.bar.n, None
                 with self.guard(task.source):
@@ -175,7 +175,7 @@ class Batch:
 
     def progress(self, pixels: int) -> None:
         """Told by a Tiler."""
-        self.bar.update(pixels / 1e6)
+        self.bar.update(pixels)
 
     @contextmanager
     def guard(self, source: Path) -> Iterator[None]:
@@ -233,22 +233,22 @@ class Batch:
             print(f"no picture to compare: {error}", file=sys.stderr)
 
 
-def _megapixels(path: Path) -> float:
+def _pixels(path: Path) -> int:
     """By the header; 0 for what cannot be read, which is named when its turn comes."""
     try:
         height, width = read_image_size(path)
     except UserError:
         return 0
-    return height * width / 1e6
+    return height * width
 
 
-def _require_memory(path: Path, size: float) -> None:
+def _require_memory(path: Path, pixels: int) -> None:
     """Reading takes the pixels three times; without it the system may kill the process."""
-    needed, free = 9 * size / 1e3, free_memory(torch.device("cpu")) / 1e9
+    needed, free = 9 * pixels / 1e9, free_memory(torch.device("cpu")) / 1e9
     if needed > free:
         raise UserError(
-            f"{path}: {size:.0f} megapixels need {needed:.1f} GB of memory to be read, {free:.1f} "
-            "GB is free; close other programs or scale it down"
+            f"{path}: {pixels / 1e6:.1f} megapixels need {needed:.1f} GB of memory to be read, "
+            f"{free:.1f} GB is free; close other programs or scale it down"
         )
 
 
