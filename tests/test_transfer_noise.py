@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import transfer_noise
-from data.training import find_training_data
+from data.training_data import find_training_data
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.generator import placed_noise
 from tests.helpers import read_png
