@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import piq
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.plain_evaluation import oracle_networks, plain_denoiser, plain_transfer
 from benchmarks.timing import Row, Timing, compare, print_machine, print_table, write_json
 from data.noise import NoiseModelDistribution, add_noise
 from data.sample import write_sample
@@ -27,8 +27,7 @@ from evaluation.batches import full_float32
 from evaluation.measure import evaluate_denoiser, evaluate_transfer
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.denoisers import denoiser_from_checkpoint
-from models.generator import normal_noise, per_image_noise
-from tests import oracle
+from models.generator import given_noise, normal_noise, per_image_noise
 from utils import metrics
 from utils.config import choose_device, parse
 from utils.errors import exit_on_user_error, require
@@ -138,53 +137,6 @@ def open_networks(c: Config, device: torch.device) -> tuple[NoiseTransfer, nn.Mo
     return transfer.to(device), denoiser.eval().requires_grad_(False).to(device)
 
 
-# ------------------------------------------------------------------------------- the plain loop
-
-
-def oracle_networks(
-    transfer: NoiseTransfer, device: torch.device
-) -> tuple[oracle.OracleEncoder, oracle.OracleGenerator]:
-    """The same weights in the plain implementation; the state-dict keys are the same."""
-    copies = []
-    for network, plain in (
-        (transfer.key_encoder, oracle.OracleEncoder),
-        (transfer.generator, oracle.OracleGenerator),
-    ):
-        copies.append(plain(network.width, network.embed_dim).to(device).eval())
-        copies[-1].load_state_dict(network.state_dict())
-    return tuple(copies)
-
-
-@torch.inference_mode()
-def plain_transfer(
-    encoder: oracle.OracleEncoder,
-    generator: oracle.OracleGenerator,
-    test_set: RepeatedBlocks,
-    device: torch.device,
-) -> list[tuple[float, float]]:
-    figures = []
-    for i in range(len(test_set)):
-        clean, noisy = (x[None].to(device) for x in test_set[i])
-        fake = oracle.oracle_transfer(encoder, generator, clean, noisy)
-        images = [x[0].cpu().numpy() for x in (fake, noisy, clean)]
-        figures.append((oracle.akld(*images), oracle.ks(*images)))
-    return figures
-
-
-@torch.inference_mode()
-def plain_denoiser(
-    denoiser: nn.Module, test_set: RepeatedBlocks, device: torch.device
-) -> list[float]:
-    figures = []
-    for i in range(len(test_set)):
-        clean, noisy = (x[None].to(device) for x in test_set[i])
-        denoised = denoiser(noisy).clamp(0, 1)
-        for image in (denoised, noisy):
-            figures.append(piq.psnr(image, clean).item())
-            figures.append(piq.ssim(image, clean).item())
-    return figures
-
-
 # ------------------------------------------------------------------------------------ the tables
 
 
@@ -267,8 +219,7 @@ def parts(
     maps = transfer.generator.noise_maps(clean, normal_noise())
 
     def transfer_alone() -> None:
-        drawn = iter(maps)
-        transfer(clean, noisy, lambda _shape, _device: next(drawn))
+        transfer(clean, noisy, given_noise(maps))
 
     def noise_figures() -> None:
         for metric in (metrics.akld, metrics.ks, metrics.noise_std_ratio):
