@@ -17,7 +17,7 @@ input.
 An image goes through the network in tiles as large as the free memory allows, without seams: about
 1 GB at most on the CPU, beside two copies of the image. RIDNet's channel attention looks at the
 whole image: of large ones at evenly spread patches, which changes PSNR by less than 0.02 dB.
-Beside --output, OUTPUT.strip.png shows crops of the first images, pixel for pixel.
+OUTPUT/comparison.html shows crops of the first images, pixel for pixel.
 Exit status: 0 all there, 1 some skipped (named at the end), 2 stopped for the reason that the
 message gives, 128 + n by signal n.
 """

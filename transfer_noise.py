@@ -19,8 +19,8 @@ device or the tiles.
 same noise. What it is not: another ISO, whose noise also depends on the intensity in another way.
 
 An image goes through the network in tiles as large as the free memory allows, without seams: about
-1 GB at most on the CPU, beside two copies of the image. Beside --output, OUTPUT.strip.png shows
-clean, reference and generated crops of the first images, pixel for pixel.
+1 GB at most on the CPU, beside two copies of the image. OUTPUT/comparison.html shows clean,
+reference and generated crops of the first images, pixel for pixel.
 Exit status: 0 all there, 1 some skipped (named at the end), 2 stopped for the reason that the
 message gives, 128 + n by signal n.
 """

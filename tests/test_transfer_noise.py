@@ -18,6 +18,7 @@ from models.generator import placed_noise
 from tests.helpers import read_png
 from utils import folder_jobs
 from utils.errors import UserError
+from utils.folder_jobs import COMPARISON
 from utils.photos import Tags, write_photo
 from utils.seeding import derived_seed
 
@@ -71,10 +72,9 @@ def run(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that is there: temporary files would be seen."""
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
-    }
+    """All that is there but the page to look at: temporary files would be seen."""
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != COMPARISON)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in found}
 
 
 def test_folder_keeps_structure_and_sizes(photos, run, tmp_path, capsys):

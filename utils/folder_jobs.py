@@ -27,6 +27,7 @@ from utils.memory import free_memory, is_out_of_memory
 from utils.photos import SUFFIX_OF, Tags, read_photo, write_photo
 from utils.strip import Strip
 
+COMPARISON = "comparison.html"  # in the output folder, where nothing takes it for an image
 LONGEST_NAME = 255  # bytes, of common file systems
 
 
@@ -72,8 +73,7 @@ def plan(
     problems: list[str] = []
     images = list_images(source, problems) if source.is_dir() else [source]
     if out.is_relative_to(root):
-        ours = out, strip_of(out)
-        images = [i for i in images if not any(i.resolve().is_relative_to(p) for p in ours)]
+        images = [image for image in images if not image.resolve().is_relative_to(out)]
         problems = [line for line in problems if not line.startswith(f"{output}{os.sep}")]
     if not images and not problems:
         raise UserError(f"{source}: holds no images but those of --output; check --input")
@@ -86,6 +86,8 @@ def plan(
         new = _renamed(name, kind)
         if plain[_key(new)] > 1 and new.suffix.lower() != name.suffix.lower():
             new = new.with_name(name.name + new.suffix)
+            while _key(new) in plain:
+                new = new.with_name(f"{new.stem}~{new.suffix}")
         key = crc32(os.fsencode(name.as_posix()))
         files = [
             tuple(output / side / place / new.parent / _fitting(new, tail) for side in sides)
@@ -96,11 +98,6 @@ def plan(
                 raise UserError(f"{target}: is an input, never overwritten; change --output")
         tasks.append(Task(image, key, files))
     return tasks, problems
-
-
-def strip_of(output: Path) -> Path:
-    """Beside it, where nothing takes the picture for one of the images."""
-    return output.with_name(_fitting(Path(f"{output.name}.png"), ".strip"))
 
 
 def _renamed(name: Path, kind: str) -> Path:
@@ -224,7 +221,7 @@ class Batch:
 
     def show(self, strip: Strip) -> None:
         """Write it, unless one is there; what goes wrong is no failure of the batch."""
-        path = strip_of(self.c.output.absolute())
+        path = self.c.output / COMPARISON
         if os.path.lexists(path) and not self.c.overwrite:
             return
         try:

@@ -1,5 +1,6 @@
 """A picture to look at when a batch is done: crops side by side, pixel for pixel."""
 
+import base64
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,12 @@ from utils.images import uint16_to_uint8
 from utils.photos import Tags, encode
 
 SIDE, ROWS, LABEL, GAP = 320, 3, 18, 4  # pixels; images
+
+PAGE = """<!DOCTYPE html>
+<meta charset="utf-8">
+<title>{0}</title>
+<img alt="{0}" style="image-rendering: pixelated" src="data:image/png;base64,{1}">
+"""
 
 
 class Strip:
@@ -24,7 +31,7 @@ class Strip:
             self.rows.append([crop(image) for image in images])
 
     def write(self, path: Path) -> None:
-        """A PNG; nothing without rows. UserError as from `write_atomically`."""
+        """A page that holds the picture; nothing without rows. UserError."""
         if not self.rows:
             return
         step = SIDE + GAP
@@ -35,7 +42,8 @@ class Strip:
             draw.text((x * step + 2, 2), title, fill="black")
             for y, row in enumerate(self.rows):
                 canvas.paste(Image.fromarray(row[x]), (x * step, LABEL + y * step))
-        write_atomically(encode(".png", np.asarray(canvas), Tags()), path, durable=False)
+        data = base64.b64encode(encode(".png", np.asarray(canvas), Tags())).decode()
+        write_atomically(PAGE.format(" | ".join(self.titles), data).encode(), path, durable=False)
 
 
 def crop(image: np.ndarray) -> np.ndarray:
