@@ -85,7 +85,7 @@ class Faults:
         if during_save:
             saves = self.rng.randrange(STEPS // STEPS_PER_EPOCH)
             wait_for(process, lambda: steps_logged(run) >= saves * STEPS_PER_EPOCH)
-            wait_for(process, lambda: any(run.glob(".checkpoint-*")))
+            wait_for(process, lambda: any(run.glob(".*.part")))
         else:
             process.join(self.rng.uniform(0, self.duration))
         return self.end_and_resume(process, run, signal.SIGKILL)
