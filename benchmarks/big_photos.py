@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.report import Row, print_machine, print_table, write_json
+from benchmarks.timing import Row, print_machine, print_table, write_json
 from utils.config import parse
 from utils.errors import exit_on_user_error
 from utils.photos import Tags, write_photo
