@@ -36,7 +36,7 @@ PATCH, PATCHES_A_SIDE = 32, 8  # that tell RIDNet what the whole image is like
 
 # Bytes of a tile's tensors at most: enough that the margins are a fourth of the work or less. Of
 # what is free the rest is for what libraries take besides, and for holes between the blocks.
-MOST_ON_CPU, MOST_ON_GPU, SHARE = 0.5e9, 8.0e9, 0.4
+MOST_ON_CPU, MOST_ON_GPU, SHARE = 0.7e9, 8.0e9, 0.4
 
 
 class Tile(NamedTuple):
