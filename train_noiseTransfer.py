@@ -435,14 +435,12 @@ def gradients(
         band, shape = band_losses(real[inner], generated[inner])
         local_variance = local_variance_loss(real, generated)
         local_mean = local_mean_loss(real, generated)
-        quantile = quantile_loss(real, generated)
         autocorrelation = autocorrelation_loss(real[inner], generated[inner])
         loss_g += (
             c.w_band * band
             + c.w_shape * shape
             + c.w_local_variance * local_variance
             + c.w_local_mean * local_mean
-            + c.w_quantile * quantile
             + c.w_autocorrelation * autocorrelation
             + overflow_loss(fake)
         )
@@ -451,9 +449,11 @@ def gradients(
             "loss_shape": shape,
             "loss_local_variance": local_variance,
             "loss_local_mean": local_mean,
-            "loss_quantile": quantile,
             "loss_autocorrelation": autocorrelation,
         }
+        if c.w_quantile:
+            values["loss_quantile"] = quantile_loss(real, generated)
+            loss_g += c.w_quantile * values["loss_quantile"]
         strength = [x.detach().flatten(1).std(1) for x in (generated, real)]
         ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
         values |= {"error_log_strength": ratio.abs().mean(), "bias_log_strength": ratio.mean()}
@@ -476,8 +476,8 @@ def gradients(
 
 def captures(c: Config, device: torch.device) -> bool:
     """Whether the step becomes a CUDA graph: nothing in it may need the CPU."""
-    alone = idist.get_world_size() == 1
-    return device.type == "cuda" and alone and c.graph and not (c.compile or c.skip_nonfinite)
+    single = device.type == "cuda" and idist.get_world_size() == 1
+    return single and c.graph and not (c.compile or c.skip_nonfinite)
 
 
 def graphed_step(

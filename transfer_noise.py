@@ -18,8 +18,8 @@ device or the tiles.
 --strength is a factor of the generated noise. What it is honest for: somewhat more or less of the
 same noise. What it is not: another ISO, whose noise also depends on the intensity in another way.
 
-An image goes through the network in tiles as large as the free memory allows, without seams: about
-1 GB at most on the CPU, beside two copies of the image. OUTPUT/comparison.html shows clean,
+An image goes through the network in tiles as large as the free memory allows, without seams: on
+the CPU the process takes some 2 GB for 12 megapixels and more. OUTPUT/comparison.html shows clean,
 reference and generated crops of the first images, pixel for pixel.
 Exit status: 0 all there, 1 some skipped (named at the end), 2 stopped for the reason that the
 message gives, 128 + n by signal n.
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from utils.config import choose_device, parse
+from utils.config import beside, choose_device, parse
 from utils.errors import UserError, exit_on_user_error, require
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and mistakes do not wait for it
@@ -169,11 +169,6 @@ def check(c: Config) -> None:
     )
     require(1 <= c.quality <= 100, f"--quality {c.quality}: expected 1 to 100")
     require(c.tile is None or c.tile >= 32, f"--tile {c.tile}: expected 32 or more")
-
-
-def beside(folder: Path) -> Path:
-    """The folder, or the one of this name beside this script, from wherever it is started."""
-    return folder if folder.exists() else Path(__file__).parent / folder
 
 
 def find_references(given: tuple[Path, ...]) -> tuple[list[Path], list[str]]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.filters import gaussian_blur
+from utils.noise_statistics import neighbours
 
 
 def contrastive_loss(
@@ -189,10 +190,8 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         values.append((variance + (0.3 / 255) ** 2).log() / 2)  # Eq. 9.1
         shown.append(pixels >= 64)
     variance = noise.square().mean((2, 3)).clamp_min(1e-7)  # (B, 3)
-    height, width = noise.shape[-2:]
     for down, right in NEIGHBOURS:
-        there = noise[..., down:, max(right, 0) : width + min(right, 0)]
-        here = noise[..., : height - down, max(-right, 0) : width - max(right, 0)]
+        there, here = neighbours(noise, down, right)
         values.append(2 * (there * here).mean((2, 3)) / variance)
     colour = (noise * noise.roll(-1, 1)).mean((2, 3))
     values.append(2 * colour / (variance * variance.roll(-1, 1)).sqrt())

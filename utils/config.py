@@ -137,6 +137,11 @@ def _peek(argv: list[str], flag: str) -> str | None:
     return value
 
 
+def beside(path: Path) -> Path:
+    """The path, or the one of this name beside the scripts, from wherever one is started."""
+    return path if path.exists() else Path(__file__).parents[1] / path
+
+
 def choose_device(gpu: str) -> "torch.device":
     """The device of a script that runs in one process; of a list the first, said in one line.
 

@@ -75,7 +75,7 @@ def neighbour_correlation(noisy: Tensor, clean: Tensor) -> Tensor:
     """
     noise = noisy - clean
     horizontal, vertical = (
-        _correlation(*_neighbours(noise, *DIRECTIONS[d])) for d in ("horizontal", "vertical")
+        _correlation(*neighbours(noise, *DIRECTIONS[d])) for d in ("horizontal", "vertical")
     )
     return (horizontal + vertical).mean(dim=1) / 2
 
@@ -90,13 +90,13 @@ def directional_correlations(noisy: Tensor, clean: Tensor) -> Tensor:
     apart. H and W of 2 or more. NaN where a channel has no noise (standard deviation below 1e-6).
     """
     noise = noisy - clean
-    each = [_correlation(*_neighbours(noise, *shift)) for shift in DIRECTIONS.values()]
+    each = [_correlation(*neighbours(noise, *shift)) for shift in DIRECTIONS.values()]
     return torch.stack(each, dim=2).mean(dim=1)
 
 
-def _neighbours(noise: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
-    """All pixels that have this neighbour: the neighbours, and the pixels; down 0 or 1, right -1,
-    0 or 1."""
+def neighbours(noise: Tensor, down: int, right: int) -> tuple[Tensor, Tensor]:
+    """All pixels that have the neighbour so far down (0 or more) and right (left where negative):
+    the neighbours, and the pixels."""
     height, width = noise.shape[-2:]
     there = noise[..., down:, max(right, 0) : width + min(right, 0)]
     here = noise[..., : height - down, max(-right, 0) : width - max(right, 0)]
