@@ -31,7 +31,7 @@ from evaluation.sources import generator_files, open_denoisers, open_generator, 
 from evaluation.tables import Table
 from utils.checkpoint import sha256
 from utils.config import at_least, choose_device, parse, provenance
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import UserError, exit_on_user_error, require
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,10 @@ def main(argv: list[str] | None = None) -> None:
         synthetic = open_denoisers(c.synthetic, device, of="synthetic", asked_for=asked_for)
     if not (transfer or real or synthetic):
         raise UserError("no checkpoints for any of these tables; the lines above say what to train")
+    require(
+        c.test_images == Config.test_images or c.test_images.exists(),
+        f"{c.test_images}: no such folder; check --test-images, or leave it out for the sample",
+    )
     pairs, clean = open_test_sets(c.test_images, c.cache, c.tables)
     on_pairs = real or (transfer and "noise" in c.tables)
     on_clean = synthetic or (transfer and "known" in c.tables)

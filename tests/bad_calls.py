@@ -384,6 +384,8 @@ SCRIPTS = [
     Case("tables: a denoiser's folder without weights",
          lambda f: tables(f, "--tables", "denoising"),
          r"--sidd .*sidd: no .*ridnet_g\.pt; train it .*, or leave out the denoising table"),
+    Case("tables: no such test images", lambda f: (networks(f), tables(f)),
+         "test: no such folder; check --test-images, or leave it out for the sample"),
     Case("tables: --draws 0", lambda f: tables(f, "--draws", "0"), "--draws 0: expected 1 or more"),
     Case("tables: nothing to measure",
          lambda f: (networks(f), changed(f / "test", "a.png", pixels()),

@@ -138,8 +138,9 @@ def _peek(argv: list[str], flag: str) -> str | None:
 
 
 def beside(path: Path) -> Path:
-    """The path, or the one of this name beside the scripts, from wherever one is started."""
-    return path if path.exists() else Path(__file__).parents[1] / path
+    """The path, or the one of this name beside the scripts where there is only that."""
+    other = Path(__file__).parents[1] / path
+    return other if other.exists() and not path.exists() else path
 
 
 def choose_device(gpu: str) -> "torch.device":
