@@ -99,22 +99,29 @@ def random_noise_level(rng: np.random.Generator) -> tuple[float, float]:
     return float(np.exp(log_beta1)), float(np.exp(log_beta2))
 
 
-def unprocess(srgb: np.ndarray, gains: tuple[float, float, float]) -> np.ndarray:
+def unprocess(
+    srgb: np.ndarray, gains: tuple[float, float, float], matrix: np.ndarray = CAMERA_TO_SRGB
+) -> np.ndarray:
     """sRGB in [0, 1] -> camera RGB in [0, 1]: the inverse of gamma, colour matrix and gains."""
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return linear @ np.linalg.inv(CAMERA_TO_SRGB).T / gains
+    return linear @ np.linalg.inv(matrix).T / gains
 
 
 def develop(raw: np.ndarray, gains: tuple[float, float, float]) -> np.ndarray:
     """raw in [0, 1] -> (H, W, 3) sRGB uint8."""
-    return process(demosaic(raw), gains)
+    return to_uint8(process(demosaic(raw), gains))
 
 
-def process(camera: np.ndarray, gains: tuple[float, float, float]) -> np.ndarray:
-    """Camera RGB -> (H, W, 3) sRGB uint8: gains, colour matrix, gamma; clipped as cameras do."""
+def process(
+    camera: np.ndarray, gains: tuple[float, float, float], matrix: np.ndarray = CAMERA_TO_SRGB
+) -> np.ndarray:
+    """Camera RGB -> sRGB in [0, 1]: gains, colour matrix, gamma; clipped as cameras do."""
     balanced = np.clip(camera * gains, 0, 1)
-    linear = np.clip(balanced @ CAMERA_TO_SRGB.T, 0, 1)
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    linear = np.clip(balanced @ matrix.T, 0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def to_uint8(srgb: np.ndarray) -> np.ndarray:
     return np.round(255 * srgb).astype(np.uint8)
 
 

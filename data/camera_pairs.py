@@ -5,12 +5,15 @@
 For training where no camera's pairs are at hand: the noise is signal-dependent and correlated as a
 phone's, but it is simulated. `--levels measured` gives every phone and ISO of NOISE_LEVEL
 `--scenes` scenes, `--levels random` does it for `--kinds` cameras of random_noise_level and white
-balance. A kind of noise is a sub-folder of clean/ and noisy/. In SIDD's layout, for measured
-levels, the pairs of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
+balance, and `--levels random-cameras` for those of RandomCamera, which also develop differently. A
+kind of noise is a sub-folder of clean/ and noisy/. In SIDD's layout, for measured levels, the pairs
+of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,7 @@ from tqdm import tqdm
 
 from data.camera import NOISE_LEVEL, camera_pair, exposed, noise_level, random_noise_level
 from data.folders import photo_folder
+from data.random_camera import RandomCamera
 from data.sample import draw_gains
 from utils.config import parse
 from utils.errors import UserError, exit_on_user_error, require
@@ -37,10 +41,11 @@ class Config:
     """Folder to write into; must be new."""
     layout: Literal["paired", "sidd"] = "paired"
     """clean/ and noisy/, or SIDD's Data/<scene>/."""
-    levels: Literal["measured", "random"] = "measured"
-    """Noise levels: five phones' measured ones, or drawn over a wider range."""
+    levels: Literal["measured", "random", "random-cameras"] = "measured"
+    """Noise levels: five phones' measured ones, or drawn over a wider range; or all drawn that a
+    camera does."""
     kinds: int = 48
-    """Of random levels; there are 22 measured ones."""
+    """Of random levels or cameras; there are 22 measured ones."""
     scenes: int = 3
     """Of each kind. With one, an encoder can tell kinds apart by what the pictures show."""
     exposure: tuple[float, float] = (1.0, 1.0)
@@ -66,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     require(c.kinds >= 1, f"--kinds {c.kinds}: expected 1 or more")
     require(
         c.levels == "measured" or c.layout == "paired",
-        "--layout sidd names a phone and an ISO: with --levels random use --layout paired",
+        "--layout sidd names a phone and an ISO: with other --levels use --layout paired",
     )
     require(not c.output.exists(), f"{c.output}: exists; choose a new folder")
     photos = [path for folder in c.photos for path in photo_folder(folder)]
@@ -78,15 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         window = clean_window(photos[order[i % len(photos)]], c.side, rng)
         if c.blur[1]:
             window = gaussian_filter(window, (*[rng.uniform(*c.blur)] * 2, 0))
-        if c.levels == "measured":
-            phone, iso = kind
-            level, gains, name = noise_level(phone, iso), draw_gains(rng), f"{phone}_{iso:05d}"
-        else:
-            camera = np.random.default_rng([c.seed, 4, kind])
-            level, gains = random_noise_level(camera), draw_gains(camera)
-            name = f"{kind + 1:03d}_beta_{level[0]:.6f}_{level[1]:.6f}"
+        make, name = camera(c, kind, rng)
         window = exposed(window, rng.uniform(*c.exposure))
-        clean, noisy = camera_pair(window, level, rng, gains)
+        clean, noisy = make(window, rng=rng)
         if c.layout == "paired":
             sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))
         else:
@@ -95,6 +94,24 @@ def main(argv: list[str] | None = None) -> None:
         for path, image in zip(sides, (clean, noisy), strict=True):
             write_image(c.output / path, image)
     print(f"{len(settings)} pairs of {len(kinds)} kinds of noise written to {c.output}")
+
+
+def camera(
+    c: Config, kind: tuple[str, int] | int, rng: np.random.Generator
+) -> tuple[Callable[..., tuple[np.ndarray, np.ndarray]], str]:
+    """What makes a pair of a photo and an `rng`, and the name of its kind of noise."""
+    if c.levels == "measured":
+        phone, iso = kind
+        make = partial(camera_pair, level=noise_level(phone, iso), gains=draw_gains(rng))
+        return make, f"{phone}_{iso:05d}"
+    of_kind = np.random.default_rng([c.seed, 4, kind])
+    if c.levels == "random-cameras":
+        drawn = RandomCamera.draw(of_kind)
+        make, level = drawn.pair, drawn.level
+    else:
+        level = random_noise_level(of_kind)
+        make = partial(camera_pair, level=level, gains=draw_gains(of_kind))
+    return make, f"{kind + 1:03d}_beta_{level[0]:.6f}_{level[1]:.6f}"
 
 
 def clean_window(path: Path, side: int, rng: np.random.Generator) -> np.ndarray:

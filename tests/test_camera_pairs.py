@@ -97,5 +97,5 @@ def test_bad_input(photos: Path, tmp_path: Path) -> None:
     write_image(photos / "small.png", np.zeros((100, 300, 3), np.uint8))
     with pytest.raises(UserError, match=r"small\.png: 300x100 pixels, too small"):
         run(photos, tmp_path / "out")
-    with pytest.raises(UserError, match="--levels random use --layout paired"):
+    with pytest.raises(UserError, match="with other --levels use --layout paired"):
         run(photos, tmp_path / "out", "--levels", "random", "--layout", "sidd")
