@@ -141,7 +141,7 @@ def train(c: Config, device: torch.device) -> None:
         return batch.clean, batch.noisy2, rng
 
     s = State(c, device)
-    with TrainingRun(c, s, device) as run:
+    with TrainingRun(c, s, device, items.stores) as run:
         for clean, reference, rng in run.steps(draw):
             s.set_lr(learning_rate(c, s.step))
             run.record(train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels)))

@@ -137,7 +137,7 @@ def train(c: Config, device: torch.device) -> None:
         return surroundings[..., inside, inside].contiguous(), reference, rng
 
     s = State(c, device)
-    with TrainingRun(c, s, device) as run:
+    with TrainingRun(c, s, device, items.stores) as run:
         for clean, reference, rng in run.steps(draw):
             s.set_lr(learning_rate(c, s.step))
             run.record(train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels)))

@@ -577,7 +577,7 @@ def train(c: Config, device: torch.device) -> None:
         return items.triplets(batch_size, rng), rng
 
     s = State(c, device)
-    with TrainingRun(c, s, device, SHOWN) as run:
+    with TrainingRun(c, s, device, items.stores, SHOWN) as run:
         step = graphed_step(s, c, device) if captures(c, device) else partial(train_step, s, c)
         for batch, rng in run.steps(draw):
             s.set_lr(learning_rate(c, s.step))
@@ -635,6 +635,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in ("p_real", "p_correlated", "p_varied"):
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
+    require(0 <= c.momentum < 1, f"--momentum {c.momentum}: expected 0 to less than 1")
     at_least(c, embed_dim=1, encoder_steps=0)
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))

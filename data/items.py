@@ -135,6 +135,10 @@ class RealItems:
         self.count = torch.tensor([sorted_kinds.count(k) for k in kinds])
         self.white, self.first_white = white, len(kinds) - white
 
+    @property
+    def stores(self) -> list[ImageStore | DeviceImageStore]:
+        return [self.source.store]
+
     def __len__(self) -> int:
         return len(self.members)
 
@@ -212,6 +216,10 @@ class SyntheticItems:
     def __init__(self, photos: PatchSource, recipe: Recipe, real: RealItems | None = None) -> None:
         self.photos, self.recipe, self.real = photos, recipe, real
 
+    @property
+    def stores(self) -> list[ImageStore | DeviceImageStore]:
+        return [self.photos.store, *(self.real.stores if self.real else ())]
+
     def clean_patches(self, n: int, rng: Randomness, patch: int | None = None) -> Tensor:
         """(n, 3, P, P) in [0, 1]."""
         patch = patch or self.photos.patch
@@ -260,6 +268,10 @@ class GeneratorItems:
         self.synthetic, self.real = synthetic, real
         self.p_real = 0.0 if real is None else 1.0 if synthetic is None else p_real
         self.reference_sizes = tuple(reference_sizes)
+
+    @property
+    def stores(self) -> list[ImageStore | DeviceImageStore]:
+        return (self.synthetic or self.real).stores  # the real ones are the synthetic ones' too
 
     def triplets(self, n: int, rng: Randomness) -> Triplet:
         n_real = int((torch.rand(n, generator=rng.choices) < self.p_real).sum())

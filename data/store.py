@@ -182,10 +182,10 @@ class ImageStore:
 
 
 class DeviceImageStore:
-    """The images of an `ImageStore` in a device's memory; `sizes` and `crop` are the same."""
+    """The images of an `ImageStore` in a device's memory; files, sizes and `crop` are the same."""
 
     def __init__(self, store: ImageStore, device: torch.device | str) -> None:
-        self.device, self.sizes = torch.device(device), store.sizes
+        self.device, self.files, self.sizes = torch.device(device), store.files, store.sizes
         ends = (3 * store.sizes.prod(dim=1)).cumsum(0)
         self._starts = torch.cat([ends.new_zeros(1), ends[:-1]])
         self._flat = torch.empty(store.nbytes, dtype=torch.uint8, device=self.device)
@@ -207,6 +207,18 @@ class DeviceImageStore:
         channel = torch.arange(3, device=self.device)
         at = start[:, None, None] + 3 * pixel[..., None] + channel
         return self._flat[at].permute(0, 3, 1, 2)
+
+
+def summary(stores: Sequence[ImageStore | DeviceImageStore]) -> dict[str, int | str]:
+    """What a run trains on, to be told apart from other data: images, and a digest of their names
+    and sizes, wherever they lie."""
+    images = sorted(
+        (file.name, *size)
+        for store in stores
+        for file, size in zip(store.files, store.sizes.tolist(), strict=True)
+    )
+    digest = hashlib.sha256(repr(images).encode()).hexdigest()[:16]
+    return {"images": len(images), "digest": digest}
 
 
 def check_pair_sizes(store: ImageStore) -> None:

@@ -9,15 +9,18 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.faults import Faults
+from training.run import RunSettings, TrainingRun
 from utils import resume
 from utils.config import parse
 from utils.errors import UserError
 from utils.resume import Checkpoints, RunLock, StopSignals, saved_settings, settings_of
+from utils.training import TrainingState
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,6 +72,33 @@ def test_damage_anywhere_is_recognised(tmp_path, capsys):
         assert f"WARNING: {newest} is damaged" in capsys.readouterr().err
     newest.write_bytes(data)
     assert checkpoints.load_newest()["step"] == 2
+
+
+def test_a_damaged_one_goes_before_a_good_one(tmp_path):
+    """Damage at step 20, on from 10, saved at 15: 10 and 15 stay."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (10, 20):
+        checkpoints.save(content(step))
+    newest = checkpoints.files("checkpoint")[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert checkpoints.load_newest()["step"] == 10
+    checkpoints.save(content(15))
+    assert names(tmp_path) == [("checkpoint", 15), ("checkpoint", 10)]
+
+
+def test_other_training_images_are_told(tmp_path, capsys):
+    def run(*images: str) -> str:
+        sizes = torch.tensor([[64, 80]] * len(images))
+        store = SimpleNamespace(files=[Path(image) for image in images], sizes=sizes)
+        c = RunSettings(run_dir=tmp_path)
+        with TrainingRun(c, TrainingState(), torch.device("cpu"), [store]) as training:
+            training.save()
+        return capsys.readouterr().err
+
+    assert run("a/1.png", "a/2.png", "a/3.png") == ""
+    assert run("b/3.png", "b/1.png", "b/2.png") == ""  # the same, from elsewhere
+    assert "trained on 3 images until step 0, what is there now are 2" in run("a/1.png", "a/2.png")
+    assert "2 images" in run("a/1.png", "a/4.png")  # as many, others
 
 
 def test_the_best_is_the_last_resort(tmp_path):

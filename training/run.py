@@ -1,6 +1,6 @@
 """A training run around its steps: resume, progress, log, checkpoints, and when to stop.
 
-    with TrainingRun(c, s, device) as run:
+    with TrainingRun(c, s, device, items.stores) as run:
         for batch in run.steps(draw):
             run.record(train_step(s, c, batch))
             if run.epoch_is_over:  # in the first process
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.prefetch import Prefetcher
+from data.store import DeviceImageStore, ImageStore, summary
 from data.test_sets import CleanTestSet, PairedTestSet
 from evaluation.batches import Scores
 from evaluation.measure import mean_over_images
@@ -88,6 +89,7 @@ class TrainingRun:
     the first holds the lock, logs and saves; they stop together. Leaving the block after a signal
     ends the process with 128 + its number, as shells and schedulers expect.
 
+    stores: the training images; a resumed run says so if they are no longer what they were.
     shown: which of the recorded values stand beside the progress bar; None: all.
     """
 
@@ -96,6 +98,7 @@ class TrainingRun:
         c: RunSettings,
         state: TrainingState,
         device: torch.device,
+        stores: Sequence[ImageStore | DeviceImageStore],
         shown: Collection[str] | None = None,
     ) -> None:
         self.c, self.state, self.device, self.shown = c, state, device, shown
@@ -104,11 +107,20 @@ class TrainingRun:
         self.end = None if c.max_minutes is None else time.monotonic() + 60 * c.max_minutes
         self.best, self.asked, self.signals = None, 0, StopSignals()
         self.open = contextlib.ExitStack()
+        self.data = summary(stores)
         content = self.checkpoints.load_newest()
         if content is not None:
             state.restore(content, c.run_dir)
             self.best = content["best"]
             print(f"Resuming {c.run_dir} after step {state.step}")
+            before = content.get("data", self.data)
+            if before != self.data and is_first():
+                print(
+                    f"WARNING: {c.run_dir} was trained on {before['images']} images until step "
+                    f"{state.step}, what is there now are {self.data['images']}, others: look at "
+                    "--pairs, --photos and --train-images, unless that is meant",
+                    file=sys.stderr,
+                )
 
     def __enter__(self) -> Self:
         if self.lock is not None:
@@ -195,8 +207,8 @@ class TrainingRun:
         return any_process(over or self.signals.received is not None)
 
     def save(self, best: bool = False) -> None:
-        content = self.state.content() | {"settings": settings_of(self.c), "best": self.best}
-        self.checkpoints.save(content, best)
+        own = {"settings": settings_of(self.c), "best": self.best, "data": self.data}
+        self.checkpoints.save(self.state.content() | own, best)
 
     def save_if_best(self, scores: Sequence[float]) -> bool:
         """scores: one per validation set, higher is better; whether their mean is the run's best.

@@ -56,10 +56,10 @@ class Checkpoints:
             target = self.folder / f"best-{suffix}"
             link(path, target)
             self._remove(p for p in self.files("best") if p != target)
-        older = [p for p in self.files("checkpoint") if p != path]
-        same_step = [p for p in older if step_of(p) == content["step"]]
-        rest = [p for p in older if p not in same_step]
-        self._remove([*same_step, *rest[self.keep - 1 :]])
+        others = [p for p in self.files("checkpoint") if p != path]
+        # Those of later steps are damaged, or the run would have gone on from them.
+        older = [p for p in others if step_of(p) < content["step"]]
+        self._remove([*(p for p in others if p not in older), *older[self.keep - 1 :]])
 
     def load_newest(self) -> dict[str, Any] | None:
         """The content of the newest intact checkpoint; None in a folder without any.
