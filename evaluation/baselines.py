@@ -1,4 +1,4 @@
-"""What to read scores against: noise models without a network, and BM3D.
+"""What to read scores against: noise models and denoisers without a network.
 
 Each noise model is a Transfer (evaluation/protocols.py), model(clean, reference, noise) -> noisy,
 clipped. `noise` gives standard normal maps and is the only source of randomness; every image is
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -173,7 +174,7 @@ def _arrays(images: Tensor) -> list[np.ndarray]:
     return list(images.double().permute(0, 2, 3, 1).cpu().numpy())
 
 
-# --------------------------------------------------------------------------------------- a denoiser
+# ---------------------------------------------------------------------------------------- denoisers
 
 
 def require_bm3d() -> Callable:
@@ -192,6 +193,23 @@ def bm3d(noisy: Tensor) -> Tensor:
     noise of one strength, and is told `blind_sigma`.
     """
     bm3d_rgb = require_bm3d()
-    images = noisy.double().permute(0, 2, 3, 1).cpu().numpy()
-    denoised = [bm3d_rgb(image, blind_sigma(image)) for image in images]
-    return torch.from_numpy(np.stack(denoised)).permute(0, 3, 1, 2).to(noisy)
+    return _one_by_one(lambda image: bm3d_rgb(image, blind_sigma(image)), noisy)
+
+
+def non_local_means(noisy: Tensor) -> Tensor:
+    """Non-local means (Buades et al. 2005, DOI 10.1109/CVPR.2005.38) of (B, 3, H, W) in [0, 1].
+
+    By OpenCV, of 8 bits, in its usual windows; as strength it is told `blind_sigma`.
+    """
+
+    def denoise(image: np.ndarray) -> np.ndarray:
+        strength = 255 * blind_sigma(image)
+        image = np.rint(255 * image).astype(np.uint8)
+        return cv2.fastNlMeansDenoisingColored(image, None, strength, strength, 7, 21) / 255
+
+    return _one_by_one(denoise, noisy)
+
+
+def _one_by_one(denoise: Callable[[np.ndarray], np.ndarray], noisy: Tensor) -> Tensor:
+    denoised = np.stack([denoise(image) for image in _arrays(noisy)])
+    return torch.from_numpy(denoised).permute(0, 3, 1, 2).to(noisy)

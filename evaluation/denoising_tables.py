@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from data.noise import NoiseModelDistribution
-from evaluation.baselines import BASELINES, bm3d
+from evaluation.baselines import BASELINES, bm3d, non_local_means
 from evaluation.batches import How
 from evaluation.image_sets import CleanImages, ImagePairs
 from evaluation.measure import evaluate_denoiser
@@ -84,10 +84,11 @@ def _add_denoisers(
     with_bm3d: bool,
     **how: Unpack[How],
 ) -> None:
-    """Rows of one test set and noise: the input, BM3D if asked for, and every denoiser."""
+    """Rows of one test set and noise: the input, what needs no training, and every denoiser."""
     measured = {file: evaluate_denoiser(d, test_set, **how) for file, d in denoisers.items()}
     first = next(iter(measured.values()))
     rows = [("noisy input", "", {"psnr": first["psnr_noisy"], "ssim": first["ssim_noisy"]})]
+    rows.append(("non-local means, blind", "", evaluate_denoiser(non_local_means, test_set, **how)))
     if with_bm3d:
         rows.append(("BM3D, blind", "", evaluate_denoiser(bm3d, test_set, **how)))
     rows += [(*denoiser_of(file), scores) for file, scores in measured.items()]

@@ -9,7 +9,7 @@ from scipy.ndimage import convolve1d
 from torch import Tensor
 
 from data.camera import NOISE_LEVEL, camera_pair, noise_level
-from evaluation.baselines import BASELINES, nearest_camera_level
+from evaluation.baselines import BASELINES, nearest_camera_level, non_local_means
 from evaluation.blind_noise_level import blind_noise_level, blind_sigma
 from models.generator import per_image_noise
 from tests.helpers import images
@@ -283,3 +283,15 @@ def test_blocks_that_jpeg_left_without_noise(quality: int) -> None:
     level = blind_noise_level(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1] / 255)
     assert np.isfinite(level).all()
     assert level.min() >= 0
+
+
+def test_non_local_means_takes_noise_away_and_keeps_colours() -> None:
+    """Of a flat colour the mean stays, and of white noise of 15 less than a third is left."""
+    colour = torch.tensor([0.7, 0.4, 0.2])[None, :, None, None]
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 15 / 255
+    denoised = non_local_means((colour + noise).clamp(0, 1))
+    assert denoised.shape == noise.shape
+    left = denoised - colour
+    assert left.std() < noise.std() / 3
+    # a mean of 4096 pixels is off by 15 / 64 of 255, four times of which is 1
+    assert left.mean((0, 2, 3)).abs().max() < 1.5 / 255
