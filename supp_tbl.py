@@ -25,6 +25,7 @@ from evaluation.batches import WORKERS, How
 from evaluation.denoising_tables import denoising_table, synthetic_table
 from evaluation.noise_section import noise_section
 from evaluation.noise_tables import cross_scene_table, known_table, noise_table
+from evaluation.pictures import denoised_section
 from evaluation.protocols import ReferenceProtocol
 from evaluation.report import write_html
 from evaluation.sources import generator_files, open_denoisers, open_generator, open_test_sets
@@ -134,6 +135,9 @@ def main(argv: list[str] | None = None) -> None:
         report(known_table(transfer, clean, **how), files)
     if real and pairs:
         report(denoising_table(real, pairs, c.bm3d, **how), real)
+        if c.report:
+            its = dict(limit=c.limit, device=device)
+            sections += [denoised_section(real, test_set, **its) for test_set in pairs]
     if synthetic and clean:
         report(synthetic_table(synthetic, clean, c.bm3d, c.passes, **how), synthetic)
     if c.report:

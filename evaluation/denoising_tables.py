@@ -34,9 +34,9 @@ RANDOM_NOISE = {
 RESTORED = (
     Column("denoiser", "denoiser"),
     Column("trained_on", "trained on"),
-    Column("psnr", "PSNR", ".2f", interval=True),
-    Column("ssim", "SSIM", ".4f"),
-    Column("pgap", "PGap", ".2f"),
+    Column("psnr", "PSNR", ".2f", interval=True, best="greatest", meaning="dB; mean over images"),
+    Column("ssim", "SSIM", ".4f", best="greatest", meaning="structural similarity, 1 at best"),
+    Column("pgap", "PGap", ".2f", meaning="dB below the same denoiser trained on real noise"),
 )
 DENOISING_COLUMNS = (*TEST_SET, *RESTORED)
 SYNTHETIC_COLUMNS = (*TEST_SET, Column("noise", "noise"), *RESTORED)
@@ -66,7 +66,7 @@ def synthetic_table(
     **how: Unpack[How],
 ) -> Table:
     title = f"Denoising of synthetic noise; mean of {passes} passes where its strength is random"
-    table = Table("synthetic", title, SYNTHETIC_COLUMNS)
+    table = Table("synthetic", title, SYNTHETIC_COLUMNS, group=("test_set", "noise"))
     rows = [(name, noise, 1) for name, noise in FIXED_NOISE.items()]
     rows += [(name, noise, passes) for name, noise in RANDOM_NOISE.items()]
     for test_set in sets:

@@ -3,13 +3,11 @@
 Statistics are means over the samples; their plots are evaluation/plots.py's.
 """
 
-import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,15 +15,14 @@ from torch import Tensor
 from evaluation import plots
 from evaluation.baselines import BASELINES
 from evaluation.image_sets import ImagePairs, middle
+from evaluation.pictures import CROP, strip
 from models.generator import per_image_noise
 from models.noise_transfer import NoiseTransfer
-from utils.images import float_to_uint8
 from utils.noise_statistics import noise_autocorrelation, noise_level_function
 from utils.seeding import derived_seed
 
 REAL = "real noise"
 STRIPS = 4  # samples of a test set that are shown
-CROP = 64  # noise does not compress: more would take a page of two test sets beyond 1 MB
 MAX_LAG = 5
 MAX_EMBEDDINGS = 256
 
@@ -118,7 +115,7 @@ def _strips(samples: Sequence[NoiseSample]) -> str:
         }
         if sample is shown[0]:
             pictures |= {f"generated: {other}": sample.generated[other] for other in others}
-        rows.append(_strip(sample.name, pictures))
+        rows.append(strip(sample.name, pictures))
     said = (
         f"Centres ({CROP} pixels a side at most) of {len(shown)} of {_plural(len(samples))}."
         f" Difference: noise of {model} less real noise, around mid-grey, gain {gain:g};"
@@ -127,33 +124,10 @@ def _strips(samples: Sequence[NoiseSample]) -> str:
     return f"<h3>Pictures</h3>\n<p>{escape(said)}</p>\n" + "\n".join(rows)
 
 
-def _strip(name: str, pictures: Mapping[str, Tensor]) -> str:
-    shown = "".join(
-        f'<figure><img src="{_png(image)}" alt="{escape(f"{name}, {what}")}" width="{w}" '
-        f'height="{h}"><figcaption>{escape(what)}</figcaption></figure>'
-        for what, image in pictures.items()
-        for h, w in [_centre(image).shape[-2:]]
-    )
-    return f'<h4>{escape(name)}</h4>\n<div class="strip">{shown}</div>'
-
-
 def _gain(differences: Iterable[Tensor]) -> float:
     """The power of two, 1 to 16, that lets three standard deviations about fill the range."""
     std = torch.cat([d.flatten() for d in differences]).nan_to_num().std().item()
     return 2.0 ** min(4, max(0, math.floor(math.log2(0.5 / max(3 * std, 1e-6)))))
-
-
-def _centre(image: Tensor) -> Tensor:
-    height, width = image.shape[-2:]
-    top, left = max(0, (height - CROP) // 2), max(0, (width - CROP) // 2)
-    return image[..., top : top + CROP, left : left + CROP]
-
-
-def _png(image: Tensor) -> str:
-    """Data URI of the centre of (3, H, W); black where it is not a number."""
-    pixels = cv2.cvtColor(float_to_uint8(_centre(image).nan_to_num()), cv2.COLOR_RGB2BGR)
-    _, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def _statistics(section: NoiseSection) -> list[tuple[str, str, str]]:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack
 
 import numpy as np
@@ -32,37 +33,54 @@ KNOWN_NOISE |= {
 }
 KNOWN_IMAGES, KNOWN_SIDE = 12, 192  # of a set and of an image, at most: a check, not a benchmark
 
+AKLD = Column(
+    "akld", "AKLD", ".3f", interval=True, best="least",
+    meaning="distance of the noise's local strengths (paper, Sec. 4)",
+)  # fmt: skip
+STRENGTH = "generated standard deviation over the real one: 1 is right"
 NOISE_COLUMNS = (
     *TEST_SET,
     Column("noise", "noise"),
-    Column("reference", "reference"),
-    Column("akld", "AKLD", ".3f", interval=True),
-    Column("corr_generated", "corr.", ".3f", interval=True),  # of neighbouring pixels
+    Column("reference", "reference", meaning="what it was taken from; (...): told the truth"),
+    AKLD,
+    Column(
+        "corr_generated", "corr.", ".3f", interval=True,
+        meaning="correlation of neighbouring pixels' noise: should be the real one",
+    ),
     Column("corr_real", "real corr.", ".3f"),
-    Column("std_ratio", "std ratio", ".3f"),  # generated over real
-    Column("ks", "KS", ".4f"),
-    Column("kld", "KLD", ".4f"),
-    Column("kld_tails", "KLD, tails", ".4f"),
-    Column("acf", "ACF dist.", ".3f", interval=True),
-    Column("nlf", "NLF dist.", ".3f"),
-)
+    Column("std_ratio", "std ratio", ".3f", best="one", meaning=STRENGTH),
+    Column("ks", "KS", ".4f", best="least", meaning="largest difference of the distributions"),
+    Column("kld", "KLD", ".4f", best="least", meaning="divergence of the histograms"),
+    Column("kld_tails", "KLD, tails", ".4f", best="least", meaning="the same, of the tails"),
+    Column(
+        "acf", "ACF dist.", ".3f", interval=True, best="least",
+        meaning="distance of the autocorrelations",
+    ),
+    Column("nlf", "NLF dist.", ".3f", best="least", meaning="distance of the noise level curves"),
+)  # fmt: skip
 SCENE_COLUMNS = (
     *TEST_SET,
     Column("noise", "noise"),
-    Column("std_ratio", "std ratio", ".3f", interval=True),
-    Column("nlf", "log std, mean", ".3f", interval=True),  # over intensities and channels
-    Column("nlf_worst", "worst", ".3f", interval=True),
-    Column("mean_shift", "mean shift", ".2f", interval=True),  # in 8-bit steps, the worst channel
+    Column("std_ratio", "std ratio", ".3f", interval=True, best="one", meaning=STRENGTH),
+    Column(
+        "nlf", "log std, mean", ".3f", interval=True, best="least",
+        meaning="error of the log standard deviation, over intensities and channels",
+    ),
+    Column("nlf_worst", "worst", ".3f", interval=True, best="least", meaning="the worst of those"),
+    Column(
+        "mean_shift", "mean shift", ".2f", interval=True, best="least",
+        meaning="of the worst channel, in steps of 255: a colour cast",
+    ),
     *(Column(f"corr_{d}", f"corr. {d}", ".3f", truth=f"corr_{d}_real") for d in DIRECTIONS),
-    Column("corr_distance", "corr. dist.", ".3f", interval=True),
-    Column("akld", "AKLD", ".3f", interval=True),
-)
+    Column("corr_distance", "corr. dist.", ".3f", interval=True, best="least"),
+    AKLD,
+)  # fmt: skip
 KNOWN_COLUMNS = (
     *TEST_SET,
     Column("noise", "reference's noise"),
-    Column("std_ratio", "std ratio", ".3f", interval=True),
-    Column("std_ratio_flat", "flat", ".3f"),
-    Column("akld", "AKLD paired", ".3f", interval=True),
+    Column("std_ratio", "std ratio", ".3f", interval=True, meaning=STRENGTH),
+    Column("std_ratio_flat", "flat", ".3f", meaning="the same, on flat grey"),
+    replace(AKLD, title="AKLD paired", best=""),
     Column("akld_unpaired", "unpaired", ".3f"),
     Column("akld_cross", "cross", ".3f"),
     Column("akld_floor", "floor", ".3f"),

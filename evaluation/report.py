@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 
 from evaluation.noise_section import NoiseSection, noise_html
-from evaluation.tables import Table
+from evaluation.pictures import DenoisedSection
+from evaluation.tables import Column, Table
 from utils.files import write_atomically
 
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -18,7 +19,7 @@ def write_html(
     path: Path,
     title: str,
     tables: Sequence[Table],
-    sections: Sequence[NoiseSection],
+    sections: Sequence[NoiseSection | DenoisedSection],
     notes: Sequence[str],
 ) -> None:
     """Write the page, whole or not at all; missing folders are made.
@@ -30,13 +31,17 @@ def write_html(
 
 
 def _page(
-    title: str, tables: Sequence[Table], sections: Sequence[NoiseSection], notes: Sequence[str]
+    title: str,
+    tables: Sequence[Table],
+    sections: Sequence[NoiseSection | DenoisedSection],
+    notes: Sequence[str],
 ) -> str:
     parts = [(f"table-{i}", t.title, _table(t)) for i, t in enumerate(tables, 1)]
-    parts += [
-        (f"noise-{i}", f"Noise: {s.title}", noise_html(s, f"noise-{i}"))
-        for i, s in enumerate(sections, 1)
-    ]
+    for i, s in enumerate(sections, 1):
+        if isinstance(s, NoiseSection):
+            parts.append((f"noise-{i}", f"Noise: {s.title}", noise_html(s, f"noise-{i}")))
+        else:
+            parts.append((f"denoised-{i}", f"Denoised: {s.title}", s.html()))
     contents = [(key, heading) for key, heading, _ in parts] + [("origin", "Origin")] * bool(notes)
     links = (f'<li><a href="#{key}">{escape(heading)}</a></li>' for key, heading in contents)
     body = "\n".join(
@@ -70,18 +75,32 @@ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 
 
 def _table(table: Table) -> str:
-    """Scrolls in its own box, which the keyboard reaches as well."""
-    head = "".join(f'<th scope="col"{_align(c.spec)}>{escape(c.title)}</th>' for c in table.columns)
+    """Scrolls in its own box, which the keyboard reaches as well; on a phone a row is a card."""
+    head = "".join(f'<th scope="col"{_class(c)}>{escape(c.title)}</th>' for c in table.columns)
+    best = [table.best(column) for column in table.columns]
     rows = []
-    for row in table.rows:
-        cells = (f"<td{_align(c.spec)}>{escape(c.cell(row))}</td>" for c in table.columns)
+    for i, row in enumerate(table.rows):
+        cells = (
+            f'<td{_class(c, best[k][i])} data-label="{escape(c.title)}">{escape(c.cell(row))}</td>'
+            for k, c in enumerate(table.columns)
+        )
         rows.append("".join(cells))
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    meant = "".join(
+        f"<dt>{escape(c.title)}</dt><dd>{escape(c.meaning)}</dd>"
+        for c in table.columns
+        if c.meaning
+    )
+    marked = "Bold: the best of what is not told the truth. " if any(map(any, best)) else ""
+    intervals = any(column.interval for column in table.columns)
+    brackets = "[...]: 95% interval of the mean over images." if intervals else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(table.title)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+        f"<p>{marked}{brackets}</p><dl>{meant}</dl>"
     )
 
 
-def _align(spec: str) -> str:
-    return ' class="number"' if spec else ""
+def _class(column: Column, best: bool = False) -> str:
+    names = " ".join(["number"] * bool(column.spec) + ["best"] * best)
+    return f' class="{names}"' if names else ""

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from scipy.stats import bootstrap
@@ -22,7 +24,8 @@ class Column:
     """key: of the row's value, and in CSV files; spec: the format of its numbers, "" for text.
 
     interval: show the 95% interval of the mean beside it. truth: key of what it should be, to be
-    shown behind a slash.
+    shown behind a slash. meaning: for the reader of the page. best: what marks the best of a group
+    there, the least, the greatest, or the nearest to 1.
     """
 
     key: str
@@ -30,6 +33,8 @@ class Column:
     spec: str = ""
     interval: bool = False
     truth: str = ""
+    meaning: str = ""
+    best: Literal["", "least", "greatest", "one"] = ""
 
     def cell(self, row: Row) -> str:
         if self.truth:
@@ -38,6 +43,17 @@ class Column:
             return self._text(row[self.key])
         low, high = (self._text(row[f"{self.key}_{end}"]) for end in ("low", "high"))
         return f"{self._text(row[self.key])} [{low}, {high}]"
+
+    def loss(self, row: Row) -> float:
+        """How far from the best; NaN where there is none, and in rows that are told the truth, or
+        are to be wrong (cross references)."""
+        labels = [value for value in row.values() if isinstance(value, str)]
+        if not self.best or any(label[:1] == "(" or label == "cross" for label in labels):
+            return float("nan")
+        value = row[self.key]
+        if self.best == "one":
+            return abs(math.log(value)) if value > 0 else float("nan")
+        return value if self.best == "least" else -value
 
     def _text(self, value: str | int | float) -> str:
         return "-" if value != value else format(value, self.spec)  # NaN: there is no such score
@@ -51,7 +67,8 @@ TEST_SET = (Column("test_set", "test set"), Column("images", "images", "d"))
 class Table:
     """A table while it is filled: a row per test set and method, and beside it one per image.
 
-    columns: of the rows; "test_set" and "images" are filled in by `add`.
+    columns: of the rows; "test_set" and "images" are filled in by `add`. group: keys of what rows
+    have in common that may be compared.
     """
 
     name: str
@@ -59,6 +76,17 @@ class Table:
     columns: tuple[Column, ...]
     rows: list[Row] = field(default_factory=list)
     images: list[Row] = field(default_factory=list)
+    group: tuple[str, ...] = ("test_set",)
+
+    def best(self, column: Column) -> list[bool]:
+        """Whether each row is the best of its group in this column."""
+        losses = [column.loss(row) for row in self.rows]
+        groups = [tuple(row.get(key) for key in self.group) for row in self.rows]
+        least = {}
+        for group, loss in zip(groups, losses, strict=True):
+            if loss == loss:
+                least[group] = min(loss, least.get(group, loss))
+        return [loss == least.get(group) for group, loss in zip(groups, losses, strict=True)]
 
     def add(
         self,

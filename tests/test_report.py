@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from evaluation.noise_section import NoiseSample, NoiseSection
+from evaluation.pictures import denoised_section
 from evaluation.report import write_html
 from evaluation.tables import Column, Table
 from tests.helpers import unit_rows
@@ -22,6 +23,13 @@ from utils.errors import UserError
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 HOSTILE = "<script>alert(1)</script> & \"a\" 'b' $x$ %s"
 NAN = float("nan")
+
+
+class Pairs(list):
+    title = "set"
+
+    def image_name(self, i: int) -> str:
+        return f"image {i}"
 
 
 class Page(HTMLParser):
@@ -123,7 +131,7 @@ def write(path: Path, tables=(), sections=(), notes=(), title: str = "A report")
 # ---------------------------------------------------------------------------------- the page
 
 
-def test_page_of_two_sets_is_complete_and_below_a_megabyte(tmp_path: Path) -> None:
+def test_page_of_two_sets_is_complete_and_below_four_megabytes(tmp_path: Path) -> None:
     groups = [f"S6 ISO {100 * 2**i}" for i in range(4)] * 5
     sections = [
         NoiseSection(
@@ -133,7 +141,7 @@ def test_page_of_two_sets_is_complete_and_below_a_megabyte(tmp_path: Path) -> No
     ]
     path = tmp_path / "new" / "folder" / "report.html"
     page = write(path, [table(), table()], sections, ["seed 0", "commit: abc"])
-    assert path.stat().st_size < 1e6
+    assert path.stat().st_size < 4e6
     assert page.texts("h2") == ["A table", "A table", "Noise: set 1", "Noise: set 2", "Origin"]
     assert [text for text in page.texts("a") if text.strip()] == page.texts("h2")
     assert page.texts("li")[-2:] == ["seed 0", "commit: abc"]
@@ -172,6 +180,40 @@ def test_cells_are_those_of_the_columns_and_numbers_are_marked(tmp_path: Path) -
     assert page.texts("td") == ["banana", column.cell({"akld": NAN})]
     assert [cell.get("class") for cell in page.all("td")] == [None, "number"]
     assert not page.all("footer")
+
+
+def test_the_best_are_marked_and_columns_explained(tmp_path: Path) -> None:
+    """Of each test set: the least distance, the ratio nearest to 1 (0.8 is nearer than 1.3, as
+    factors); what is told the truth does not compete, nor does what is missing."""
+    columns = (
+        Column("noise", "noise"),
+        Column("akld", "AKLD", ".2f", best="least", meaning="a distance"),
+        Column("std_ratio", "std ratio", ".2f", best="one"),
+    )
+    scores = [
+        ("x", "ours", 0.2, 0.8), ("x", "white", 0.3, 1.3), ("x", "(fitted)", 0.1, 1.0),
+        ("y", "ours", 0.5, 2.0), ("y", "white", NAN, 1.1),
+    ]  # fmt: skip
+    keys = ("test_set", "noise", "akld", "std_ratio")
+    rows = [dict(zip(keys, row, strict=True)) for row in scores]
+    page = write(tmp_path / "a.html", [Table("t", "T", columns, rows)])
+    cells = [cell for cell in page.all("td") if cell["data-label"] != "noise"]
+    best = ["best" in cell["class"].split() for cell in cells]
+    assert best == [True, True, False, False, False, False, True, False, False, True]
+    assert (page.texts("dt"), page.texts("dd")) == (["AKLD"], ["a distance"])
+
+
+def test_denoised_pictures(tmp_path: Path) -> None:
+    """Noisy, by each denoiser, clean; at most three images."""
+    clean = torch.full((3, 40, 40), 0.5)
+    pairs = Pairs([(clean, clean + 0.1)] * 5)
+    threshold = {Path("ckpts/sidd/ridnet_real_g.pt"): torch.nn.Threshold(1.0, 0.25)}
+    page = write(tmp_path / "a.html", sections=[denoised_section(threshold, pairs)])
+    assert "Denoised: set" in page.texts("h2")
+    shown = ["noisy", "ridnet, trained on real pairs", "clean"]
+    assert page.texts("figcaption") == shown * 3
+    values = [np.unique(page.picture(f"image 0, {what}")).tolist() for what in shown]
+    assert values == [[153], [64], [128]]  # 0.6, 0.25 and 0.5 of 255
 
 
 def test_small_images_of_several_sizes_and_missing_values(tmp_path: Path) -> None:
