@@ -12,6 +12,7 @@ supp_tbl.py and `--checkpoint` of denoise.py), checkpoints, config.json, stats.j
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from training.denoisers import (
     DenoiserSettings,
     State,
     check,
+    graphed_step,
     learning_rate,
     open_transfer,
     show,
@@ -40,6 +42,7 @@ from training.run import TrainingRun
 from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error
+from utils.graph import captures
 from utils.precision import autocast, set_float32_precision
 from utils.resume import saved_settings
 from utils.seeding import Randomness, randomness
@@ -141,10 +144,13 @@ def train(c: Config, device: torch.device) -> None:
         return batch.clean, batch.noisy2, rng
 
     s = State(c, device)
+    step = partial(train_step, s, c, transfer)
+    if captures(c, device):
+        step = graphed_step(train_step, s, c, transfer, device)
     with TrainingRun(c, s, device, items.stores) as run:
         for clean, reference, rng in run.steps(draw):
             s.set_lr(learning_rate(c, s.step))
-            run.record(train_step(s, c, transfer, clean, reference, normal_noise(rng.pixels)))
+            run.record(step(clean, reference, normal_noise(rng.pixels)))
             if not run.epoch_is_over:
                 continue
             save_weights(s.result, c.run_dir / c.weights_file)

@@ -71,7 +71,7 @@ from utils.distributed import (
     local_batch,
 )
 from utils.errors import exit_on_user_error, require
-from utils.graph import GraphedStep
+from utils.graph import GraphedStep, captures
 from utils.metrics import akld, ks
 from utils.precision import autocast, forward_dtype, set_float32_precision
 from utils.resume import saved_settings
@@ -157,6 +157,9 @@ class Config(RunSettings):
     w_local_mean: float = 0.0
     w_quantile: float = 0.0
     w_autocorrelation: float = 0.0
+    second_draw: bool = False
+    """Ours as proper scores, by a second draw of the generator: no bias to white noise, but a
+    gradient that varies more. For the end of a training."""
     border: int = 0
     """Pixels a side that the terms on the spectrum (band, shape, autocorrelation) leave out: there
     the padding shows, and would be balanced by the inner part, which is all of a larger image."""
@@ -431,11 +434,16 @@ def gradients(
     # Ours: Eq. 9.6 to Eq. 9.10, Eq. 9.3
     if matches_moments(c):
         real, generated = noisy1 - clean, clip_straight_through(fake) - clean
+        draws = [real, generated]
+        if c.second_draw:
+            with torch.no_grad(), autocast(c.precision, clean.device):
+                second = clean + g(clean, z, noise)
+            draws.append(second.clamp(0, 1) - clean)
         inner = (..., slice(c.border, -c.border or None), slice(c.border, -c.border or None))
-        band, shape = band_losses(real[inner], generated[inner])
-        local_variance = local_variance_loss(real, generated)
-        local_mean = local_mean_loss(real, generated)
-        autocorrelation = autocorrelation_loss(real[inner], generated[inner])
+        inside = [draw[inner] for draw in draws]
+        band, shape = band_losses(*inside)
+        local_variance, local_mean = local_variance_loss(*draws), local_mean_loss(*draws)
+        autocorrelation = autocorrelation_loss(*inside)
         loss_g += (
             c.w_band * band
             + c.w_shape * shape
@@ -452,7 +460,7 @@ def gradients(
             "loss_autocorrelation": autocorrelation,
         }
         if c.w_quantile:
-            values["loss_quantile"] = quantile_loss(real, generated)
+            values["loss_quantile"] = quantile_loss(*draws)
             loss_g += c.w_quantile * values["loss_quantile"]
         strength = [x.detach().flatten(1).std(1) for x in (generated, real)]
         ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
@@ -474,12 +482,6 @@ def gradients(
     return [grads_g, grads_e], {name: value.detach() for name, value in values.items()}
 
 
-def captures(c: Config, device: torch.device) -> bool:
-    """Whether the step becomes a CUDA graph: nothing in it may need the CPU."""
-    single = device.type == "cuda" and idist.get_world_size() == 1
-    return single and c.graph and not (c.compile or c.skip_nonfinite)
-
-
 def graphed_step(
     s: State, c: Config, device: torch.device
 ) -> Callable[[Triplet, NoiseSource], dict[str, Tensor]]:
@@ -499,6 +501,7 @@ def graphed_step(
         alone, maps = s.step < c.encoder_steps, []
         if not alone:
             parts = batch.clean.split(len(batch.clean) // c.grad_accum)
+            parts = [part for part in parts for _ in range(1 + c.second_draw)]
             maps = [n for part in parts for n in s.generator.noise_maps(part, noise)]
         values = graphs(alone, (batch.clean, batch.noisy1, batch.noisy2, *maps))
         s.step += 1

@@ -9,6 +9,7 @@ ablation changes them. Equations: docs/method.md 4 and 9.
 
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +59,29 @@ def consistency_loss(real: Tensor, fake: Tensor) -> Tensor:
 # ------------------------------------------------------------------ moments of the generated noise
 # real, fake: the noise (noisy - clean) of the real and of the generated image, (B, 3, H, W), in
 # float32. Logarithms of energies are halved: an error of 0.1 is 10 % of the standard deviation.
+# second: of another draw of the generator for the same image and reference, without a gradient.
+
+
+def _expected(
+    real: Tensor,
+    fake: Tensor,
+    second: Tensor | None,
+    distance: Callable[[Tensor, Tensor], Tensor] = F.l1_loss,
+) -> Tensor:
+    """The distance of a statistic of two independent draws; with `second`, less what a draw of the
+    right distribution would have as well.
+
+    Without, the generator is paid for statistics that vary little, which are those of white noise.
+    With, the gradient is the energy score's, which is least for the right distribution (Gneiting
+    and Raftery 2007, DOI 10.1198/016214506000001437): of half the distance of two draws that both
+    had a gradient, the same in expectation.
+    """
+    loss = distance(fake, real)
+    return loss if second is None else loss - distance(fake, second.detach())  # Eq. 9.14
+
+
+def _each(statistic: Callable[[Tensor], Tensor], *noises: Tensor | None) -> list[Tensor | None]:
+    return [None if noise is None else statistic(noise) for noise in noises]
 
 
 def clip_straight_through(image: Tensor) -> Tensor:
@@ -94,7 +118,7 @@ def band_coefficients(noise: Tensor, size: int = 8, stride: int = 4) -> Tensor:
     return x.view(batch, 3, size * size, -1)
 
 
-def band_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+def band_losses(real: Tensor, fake: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Energy and shape of the distribution in each of 192 bands, pooled over the patch: scalars.
 
     energy: mean absolute difference of the log root mean squares: strength, spectrum and colour.
@@ -103,32 +127,42 @@ def band_losses(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     normal coefficients, stripes and worms of the same spectrum have heavy tails.
     """
     floor = _energy_floor(real)[:, None, None]
-    logs = []
-    for noise in (real, fake):
+
+    def logs(noise: Tensor) -> Tensor:  # (2, B, 3, 64): energy, shape
         x = band_coefficients(noise)
         energy = (x.square().mean(3) + floor).log() / 2
         absolute = (x.abs().mean(3).square() + NORMAL_RATIO**2 * floor).log() / 2
-        logs.append((energy, absolute - energy))  # Eq. 9.6
-    (energy_real, shape_real), (energy_fake, shape_fake) = logs
-    return F.l1_loss(energy_fake, energy_real), F.l1_loss(shape_fake, shape_real)
+        return torch.stack([energy, absolute - energy])
+
+    both = _each(logs, real, fake, second)
+    energy, shape = (_expected(*(x if x is None else x[i] for x in both)) for i in (0, 1))
+    return energy, shape  # Eq. 9.6
 
 
-def local_variance_loss(real: Tensor, fake: Tensor) -> Tensor:
+def local_variance_loss(real: Tensor, fake: Tensor, second: Tensor | None = None) -> Tensor:
     """Mean absolute difference of the log root mean squares in 8x8 windows, a channel each: how the
     strength follows the picture."""
     floor = _energy_floor(real)[:, None, None, None]
-    real, fake = ((F.avg_pool2d(x.square(), 8, 4) + floor).log() / 2 for x in (real, fake))
-    return F.l1_loss(fake, real)  # Eq. 9.7
+
+    def strength(noise: Tensor) -> Tensor:
+        return (F.avg_pool2d(noise.square(), 8, 4) + floor).log() / 2
+
+    return _expected(*_each(strength, real, fake, second))  # Eq. 9.7
 
 
-def local_mean_loss(real: Tensor, fake: Tensor) -> Tensor:
+def local_mean_loss(real: Tensor, fake: Tensor, second: Tensor | None = None) -> Tensor:
     """L1 between means of 12x12 windows, over the noise's standard deviation: no colour cast."""
-    strength = real.flatten(1).std(1).clamp_min(1 / 255)
-    real, fake = (F.avg_pool2d(x, 12, 6) for x in (real, fake))
-    return ((fake - real).abs().mean((1, 2, 3)) / strength).mean()  # Eq. 9.8
+    strength = real.flatten(1).std(1).clamp_min(1 / 255)[:, None, None, None]
+
+    def means(noise: Tensor) -> Tensor:
+        return F.avg_pool2d(noise, 12, 6) / strength
+
+    return _expected(*_each(means, real, fake, second))  # Eq. 9.8
 
 
-def quantile_loss(real: Tensor, fake: Tensor, size: int = 16) -> Tensor:
+def quantile_loss(
+    real: Tensor, fake: Tensor, second: Tensor | None = None, size: int = 16
+) -> Tensor:
     """Wasserstein-1 distance of the noise's distributions in size x size blocks of each channel,
     both over their root mean squares: skew, tails, clipping and mean where the picture is about
     constant; the strength is the others' business. Sorted values are quantiles (Villani 2003, DOI
@@ -140,23 +174,29 @@ def quantile_loss(real: Tensor, fake: Tensor, size: int = 16) -> Tensor:
         strength = (blocks.square().mean(3, keepdim=True) + floor).sqrt()
         return (blocks / strength).sort(dim=-1).values
 
-    return F.l1_loss(quantiles(fake), quantiles(real))  # Eq. 9.10
+    return _expected(*_each(quantiles, real, fake, second))  # Eq. 9.10
 
 
-def autocorrelation_loss(real: Tensor, fake: Tensor, max_lag: int = 5) -> Tensor:
+def autocorrelation_loss(
+    real: Tensor, fake: Tensor, second: Tensor | None = None, max_lag: int = 5
+) -> Tensor:
     """Squared difference of the normalised auto- and cross-correlations of the channels, summed
     over lags of up to max_lag in both directions (diagonals too), mean over the nine pairs."""
-    both = torch.cat([real, fake])
-    height, width = (n + max_lag for n in both.shape[-2:])
-    spectrum = torch.fft.rfft2(both - both.mean((2, 3), keepdim=True), s=(height, width))
-    cross = spectrum[:, :, None] * spectrum[:, None].conj()  # (2 B, 3, 3, H, W)
-    covariance = torch.fft.irfft2(cross, s=(height, width))
+    height, width = (n + max_lag for n in real.shape[-2:])
     lags = torch.arange(-max_lag, max_lag + 1, device=real.device)
-    covariance = covariance[..., lags % height, :][..., lags % width]
-    energy = both.square().sum((2, 3)) + both[0, 0].numel() / 255**2  # under it, quantisation
-    scale = (energy[:, :, None] * energy[:, None]).sqrt()[..., None, None]
-    correlation_real, correlation_fake = (covariance / scale).chunk(2)
-    return (correlation_fake - correlation_real).square().sum((3, 4)).mean()  # Eq. 9.9
+
+    def correlations(noise: Tensor) -> Tensor:  # (B, 3, 3, lags, lags)
+        spectrum = torch.fft.rfft2(noise - noise.mean((2, 3), keepdim=True), s=(height, width))
+        cross = spectrum[:, :, None] * spectrum[:, None].conj()
+        covariance = torch.fft.irfft2(cross, s=(height, width))
+        covariance = covariance[..., lags % height, :][..., lags % width]
+        energy = noise.square().sum((2, 3)) + noise[0, 0].numel() / 255**2  # under it, quantisation
+        return covariance / (energy[:, :, None] * energy[:, None]).sqrt()[..., None, None]
+
+    def distance(one: Tensor, other: Tensor) -> Tensor:
+        return (one - other).square().sum((3, 4)).mean()
+
+    return _expected(*_each(correlations, real, fake, second), distance)  # Eq. 9.9
 
 
 def _energy_floor(noise: Tensor) -> Tensor:

@@ -4,16 +4,23 @@ A CUDA graph needs CUDA. Everything around it, what is handed in and what stays 
 with one that only remembers the step and runs it again.
 """
 
-from types import SimpleNamespace
+from functools import partial
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+import train_denoiser
+import train_denoiser_synthetic
 import train_noiseTransfer as NT
+from evaluation.baselines import BASELINES
+from models import NoiseTransfer
+from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, given_noise, normal_noise
 from tests.helpers import equal_states, images
 from tests.test_training_step import small
+from training import denoisers
 from utils.graph import WARM_UP, GraphedStep
 from utils.precision import set_float32_precision
 from utils.seeding import randomness
@@ -77,6 +84,50 @@ def test_captured_steps_are_the_plain_ones(changes: dict, device, monkeypatch) -
         torch.testing.assert_close(captured.state_dict()[name], value, rtol=0, atol=2e-4, msg=name)
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("script", [train_denoiser, train_denoiser_synthetic])
+@pytest.mark.parametrize(
+    ("noise", "changes"),
+    [
+        ("noisetransfer", {}),
+        ("noisetransfer", dict(grad_accum=2, ema=0.5, patch=18)),
+        ("poisson-gaussian", dict(grad_accum=2)),
+        ("real", dict(denoiser="dncnn")),
+    ],
+)
+def test_denoisers_captured_steps_are_the_plain_ones(
+    script: ModuleType, noise: str, changes: dict, device: torch.device, monkeypatch
+) -> None:
+    """As above, ten steps; noise that NumPy makes is put on before the graph."""
+    if device.type == "cpu":
+        monkeypatch.setattr(denoisers, "GraphedStep", Remembered)
+    set_float32_precision("fp32")
+    settings = dict(width=4, batch=4, patch=16, border=2, precision="fp32", noise=noise) | changes
+    c = script.Config(**settings)
+    torch.manual_seed(0)
+    transfer = BASELINES.get(noise, lambda clean, reference, noise: reference)
+    if noise == "noisetransfer":
+        transfer = NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8)).requires_grad_(False)
+        transfer.to(device)
+
+    def trained(graphed: bool) -> denoisers.State:
+        s = denoisers.State(c, device)
+        s.put_lr_on(device)
+        step = partial(script.train_step, s, c, transfer)
+        if graphed:
+            step = denoisers.graphed_step(script.train_step, s, c, transfer, device)
+        for i in range(10):
+            clean = images(i, 4, 3, c.patch, c.patch).to(device)
+            rng = randomness(0, 0, i, device=device)
+            step(clean, 0.9 * clean + 0.05, normal_noise(rng.pixels))
+        return s
+
+    plain, captured = trained(graphed=False), trained(graphed=True)
+    assert captured.step == plain.step == 10
+    for name, value in plain.state_dict().items():
+        atol = 0 if device.type == "cpu" else 2e-4
+        torch.testing.assert_close(captured.state_dict()[name], value, rtol=0, atol=atol, msg=name)
 
 
 @pytest.mark.cuda

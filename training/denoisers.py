@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,13 @@ from evaluation.batches import How, evaluation_mode
 from evaluation.measure import evaluate_denoiser
 from evaluation.protocols import Transfer
 from models import NoiseTransfer, build_denoiser
+from models.generator import given_noise
+from models.layers import NoiseSource
 from training.run import RunSettings, TrainingRun
 from utils.config import check_training
 from utils.errors import require
+from utils.graph import GraphedStep
+from utils.padding import pad_to_multiple
 from utils.training import TrainingState, warm_up_cosine
 from utils.transfer_settings import MIN_REFERENCE
 
@@ -57,6 +61,9 @@ class DenoiserSettings(RunSettings):
     ema: float = 0.0
     """Decay per step of the averaged weights that are saved and validated; 0: the last (paper)."""
     weight_decay: float = 0.0
+    graph: bool = False
+    """On one CUDA device, without --compile and --skip-nonfinite: the step as a CUDA graph, as for
+    the generator. Off until it has been tried on one."""
 
     @property
     def weights_file(self) -> str:
@@ -95,6 +102,42 @@ def open_transfer(c: DenoiserSettings, device: torch.device) -> Transfer:
     if c.noise == "real":  # the reference is the patch's own noisy one
         return lambda clean, reference, noise: reference
     return BASELINES[c.noise]
+
+
+def graphed_step(
+    train_step: Callable[..., dict[str, Tensor]],
+    s: State,
+    c: DenoiserSettings,
+    transfer: Transfer,
+    device: torch.device,
+) -> Callable[[Tensor, Tensor, NoiseSource], dict[str, Tensor]]:
+    """train_step(s, c, transfer, ...) as a CUDA graph, one a shape. NoiseTransfer's noise maps are
+    drawn before, in train_step's order; the other noise, made by NumPy, is put on before."""
+    generated = isinstance(transfer, NoiseTransfer)
+
+    def step(clean: Tensor, reference: Tensor, *maps: Tensor) -> dict[str, Tensor]:
+        before = s.step
+        its = transfer if generated else lambda clean, noisy, noise: noisy
+        values = train_step(s, c, its, clean, reference, given_noise(maps))
+        s.step = before
+        return values
+
+    s.put_lr_on(device)
+    graphs = GraphedStep(step, device)
+
+    def run(clean: Tensor, reference: Tensor, noise: NoiseSource) -> dict[str, Tensor]:
+        n, maps = len(clean) // c.grad_accum, []
+        if generated:
+            parts = [pad_to_multiple(part, 4) for part in clean.split(n)]
+            maps = [m for part in parts for m in transfer.generator.noise_maps(part, noise)]
+        else:
+            parts = zip(clean.split(n), reference.split(n), strict=True)
+            reference = torch.cat([transfer(*part, noise) for part in parts])
+        values = graphs("step", (clean, reference, *maps))
+        s.step += 1
+        return values
+
+    return run
 
 
 def learning_rate(c: DenoiserSettings, step: int) -> float:

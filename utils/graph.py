@@ -5,12 +5,20 @@ At the sizes trained here, a GPU is done with a kernel before the CPU has launch
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
+import ignite.distributed as idist
 import torch
 from torch import Tensor
 
 Values = dict[str, Tensor]
 WARM_UP = 3  # libraries load, caches and the optimisers' state are filled, at the first steps
+
+
+def captures(c: Any, device: torch.device) -> bool:
+    """Whether a run of these settings may: nothing in its step needs the CPU."""
+    single = device.type == "cuda" and idist.get_world_size() == 1
+    return single and c.graph and not (c.compile or c.skip_nonfinite)
 
 
 class GraphedStep:
