@@ -68,7 +68,13 @@ def train(changes: dict, device: torch.device, graphed: bool) -> tuple[NT.State,
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, MOMENTS, MOMENTS | dict(grad_accum=2), dict(inject_noise=False, ema=0.9)]
+    "changes",
+    [
+        {},
+        MOMENTS,
+        MOMENTS | dict(grad_accum=2, second_draw=True),
+        dict(inject_noise=False, ema=0.9),
+    ],
 )
 def test_captured_steps_are_the_plain_ones(changes: dict, device, monkeypatch) -> None:
     """Bit for bit on the CPU; on CUDA sums may go in another order."""

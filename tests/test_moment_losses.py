@@ -1,6 +1,7 @@
 """Moment and statistics terms against scipy, the metrics, and values computed by hand."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -40,6 +41,10 @@ def correlated(noise: Tensor, taps: tuple[float, ...]) -> Tensor:
     kernel = np.array(taps) / np.linalg.norm(taps)
     out = scipy.ndimage.convolve1d(noise.numpy(), kernel, axis=-1, mode="wrap")
     return torch.from_numpy(out)
+
+
+def energy(*noises: Tensor) -> Tensor:
+    return band_losses(*noises)[0]
 
 
 def test_cosine_transform_is_scipys() -> None:
@@ -260,3 +265,28 @@ def test_overflow_is_the_way_beyond_what_noise_reaches() -> None:
     assert loss.item() == pytest.approx(2.5 / 4)
     (grad,) = torch.autograd.grad(loss, image)
     assert grad.tolist() == [-0.25, 0, 0, 0.25]
+
+
+@pytest.mark.parametrize(
+    "loss", [local_variance_loss, local_mean_loss, quantile_loss, autocorrelation_loss, energy]
+)
+def test_a_second_draw_makes_the_right_correlation_the_best(loss: Callable) -> None:
+    """Half the distance of two draws subtracted, the score is proper: least at the truth. Without,
+    the less a statistic varies the better, and all but the bands' energy like white noise more."""
+    true, taps = 3, [(a / 10, 1.0, a / 10) for a in range(6)]
+    real = correlated(white(1, batch=200, side=32), taps[true])
+    two, scores = [], []
+    for kernel in taps:
+        fake, second = (correlated(white(i, batch=200, side=32), kernel) for i in (2, 3))
+        two.append(loss(real, fake).item())
+        # `second` has no gradient, hence its distance counts whole in the loss, half in the score
+        scores.append((two[-1] + loss(real, fake, second).item()) / 2)
+    assert np.argmin(scores) == true
+    assert np.argmin(two) == {autocorrelation_loss: 2, energy: true}.get(loss, 0)
+
+
+def test_no_gradient_reaches_the_second_draw() -> None:
+    real, fake, second = (white(i, side=32).requires_grad_() for i in range(3))
+    quantile_loss(real, fake, second).backward()
+    assert fake.grad.abs().sum() > 0
+    assert second.grad is None
