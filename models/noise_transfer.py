@@ -4,7 +4,7 @@ Equations: docs/method.md 3 and 4.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,24 @@ from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
 from utils.memory import memory_named
 from utils.padding import pad_to_multiple
-from utils.transfer_settings import MIN_REFERENCE, TransferSettings
+from utils.transfer_settings import FILE, MIN_REFERENCE, TransferSettings
+
+try:
+    from huggingface_hub import PyTorchModelHubMixin
+except ImportError:  # all but two methods do without
+
+    class PyTorchModelHubMixin:
+        """In place of what is not installed."""
+
+        def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+            raise ImportError("needs more packages: pip install huggingface_hub safetensors")
+
+        push_to_hub = save_pretrained
+
 
 MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
+ROUNDING = 1e-3  # that values may lie outside [0, 1], as after a resize
+WHOLE, CARD = "model.safetensors", "README.md"  # as the Hub calls them
 
 
 class KeyQueue(nn.Module):
@@ -71,7 +86,21 @@ def _to_float(image: Tensor) -> Tensor:
     return image.to(torch.float32) / torch.iinfo(image.dtype).max
 
 
-class NoiseTransfer(nn.Module):
+def check_shape(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected images (B, 3, H, W), got {tuple(images.shape)}")
+
+
+def check_range(images: Tensor) -> None:
+    """ValueError for anything but floats in [0, 1]."""
+    if not images.is_floating_point():
+        raise ValueError(f"expected floats in [0, 1], got {images.dtype}")
+    low, high = images.aminmax()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):  # nor for NaN
+        raise ValueError(f"expected values in [0, 1], got {low:.3g} to {high:.3g}")
+
+
+class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
     """Put the noise of one noisy reference on any clean image (Eq. 3.3).
 
     Evaluation mode throughout: using it does not move the spectral-norm vectors.
@@ -94,6 +123,7 @@ class NoiseTransfer(nn.Module):
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
         self.reference_patch, self.inject_noise = reference_patch, inject_noise
+        self.card: str | None = None  # README.md of the weights, which goes where they go
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
@@ -107,23 +137,25 @@ class NoiseTransfer(nn.Module):
         device: torch.device | str = "cpu",
         reference_patch: int | None = None,
     ) -> Self:
-        """From a folder with `encoder_k.pt` and `VUNet.pt`; width and d are read off the files.
+        """From a folder with `encoder_k.pt` and `VUNet.pt`, or without them `model.safetensors`.
 
-        reference_patch: pixels, 0 for references embedded whole; None: what transfer.json beside
-        them says, see TransferSettings.
+        Width and d are read off the files. reference_patch: pixels, 0 for references embedded
+        whole; None: what transfer.json beside them says, see TransferSettings.
         """
         folder = Path(folder)
+        whole = (folder / WHOLE).is_file() and not (folder / "VUNet.pt").is_file()
         networks = []
-        for network, file, first in (
-            (NoiseEncoder, "encoder_k.pt", "pre_noise.conv2d.weight_orig"),
-            (NoiseGenerator, "VUNet.pt", "conv_first.conv2d.weight_orig"),
+        for part, network, file, first in (
+            ("key_encoder", NoiseEncoder, "encoder_k.pt", "pre_noise.conv2d.weight_orig"),
+            ("generator", NoiseGenerator, "VUNet.pt", "conv_first.conv2d.weight_orig"),
         ):
-            state = load_state(folder / file)
+            source = (folder / WHOLE, part) if whole else (folder / file,)
+            state = load_state(*source)
             gamma = next((k for k in state if "convs_gamma.0.conv2d.weight_orig" in k), None)
             if first not in state or gamma is None:
-                raise UserError(f"{folder / file}: not the weights of a {network.__name__}")
+                raise UserError(f"{source[0]}: not the weights of a {network.__name__}")
             net = network(width=state[first].shape[0], embed_dim=state[gamma].shape[1])
-            load_weights(net, folder / file)
+            load_weights(net, *source)
             networks.append(net)
         encoder, generator = networks
         if encoder.embed_dim != generator.embed_dim:
@@ -139,7 +171,34 @@ class NoiseTransfer(nn.Module):
                 f"reference patch {reference_patch}: expected 0, whole, or at least {MIN_REFERENCE}"
             )
         network = cls(encoder, generator, reference_patch or None, settings.inject_noise)
+        if (folder / CARD).is_file():
+            network.card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
         return network.requires_grad_(False).to(device)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, device: torch.device | str = "cpu", **download: Any
+    ) -> Self:
+        """From a folder, see `from_checkpoint`, or else a repository of the Hugging Face Hub.
+
+        download: revision, token, local_files_only, ... of huggingface_hub's `snapshot_download`.
+        """
+        if not Path(name).is_dir():
+            from huggingface_hub import snapshot_download
+
+            files = [WHOLE, "encoder_k.pt", "VUNet.pt", FILE, CARD]
+            name = snapshot_download(str(name), allow_patterns=files, **download)
+        return cls.from_checkpoint(name, device)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """What `save_pretrained(folder)` and `push_to_hub(name)` of the mix-in write."""
+        super()._save_pretrained(save_directory)  # model.safetensors
+        TransferSettings(self.reference_patch, self.inject_noise).write(
+            save_directory, width=self.generator.width, embed_dim=self.generator.embed_dim
+        )
+        self._hub_mixin_config = None  # no config.json, which would say the same
+        if self.card and not (save_directory / CARD).exists():
+            (save_directory / CARD).write_text(self.card, encoding="utf-8")
 
     @torch.no_grad()
     def embed(self, reference: Tensor) -> Tensor:
@@ -147,6 +206,7 @@ class NoiseTransfer(nn.Module):
 
         In [0, 1], or uint8 or uint16 of full range, of which only the patches become floats.
         """
+        check_shape(reference)
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(
                 f"a reference needs {MIN_REFERENCE} pixels a side, got {tuple(reference.shape)}"
@@ -170,24 +230,39 @@ class NoiseTransfer(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None, strength: float = 1.0
+        self,
+        clean: Tensor,
+        z: Tensor,
+        noise: NoiseSource | None = None,
+        strength: float | Tensor = 1.0,
     ) -> Tensor:
         """clean (B, 3, H, W) in [0, 1], z (B, d) or (1, d) -> noisy image, clipped to [0, 1].
 
-        strength: factor of the noise. Its deviation and its mean are scaled, exactly; not its
-        correlation, nor the way it depends on the intensity, as another ISO would change them.
+        strength: factor of the noise, one or (B, 1, 1, 1). Its deviation and its mean are scaled,
+        exactly; not its correlation, nor the way it depends on the intensity, as another ISO would
+        change them.
         Sizes that do not divide by 4 are padded (reflected) and cropped.
         """
+        check_shape(clean)
         height, width = clean.shape[-2:]
         noise = noise if self.inject_noise else no_noise
         with shared_spectral_norm(self.generator):
             residual = self.generator(pad_to_multiple(clean, 4), z.expand(len(clean), -1), noise)
         return (clean + strength * residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
 
+    def forward(self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None) -> Tensor:
+        """`transfer` that does not look at the values, for which a GPU would be waited for."""
+        return self.generate(clean, self.embed(reference), noise)
+
     def transfer(
         self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None
     ) -> Tensor:
-        """clean (B, 3, H, W) with the noise of reference (B or 1, 3, H', W') -> noisy in [0, 1]."""
-        return self.generate(clean, self.embed(reference), noise)
+        """clean (B, 3, H, W) with the noise of reference (B or 1, 3, H', W') -> noisy in [0, 1].
 
-    forward = transfer
+        ValueError for images of another shape, or with values outside [0, 1]; a reference may also
+        be of integers, see `embed`.
+        """
+        check_range(clean)
+        if reference.is_floating_point():
+            check_range(reference)
+        return self(clean, reference, noise)

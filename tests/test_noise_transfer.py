@@ -195,6 +195,24 @@ def test_too_small_a_reference(transfer, size):
         transfer.embed(images(1, 1, 3, *size))
 
 
+@pytest.mark.parametrize(
+    ("clean", "reference", "message"),
+    [
+        (torch.ones(3, 16, 16), None, r"expected images \(B, 3, H, W\), got \(3, 16, 16\)"),
+        (torch.ones(1, 1, 16, 16), None, r"expected images \(B, 3, H, W\), got \(1, 1, 16, 16\)"),
+        (torch.full((1, 3, 16, 16), 255.0), None, r"expected values in \[0, 1\], got 255 to 255"),
+        (torch.full((1, 3, 16, 16), torch.nan), None, r"expected values in \[0, 1\], got nan"),
+        (torch.ones(1, 3, 16, 16).byte(), None, r"expected floats in \[0, 1\], got torch.uint8"),
+        (None, torch.ones(3, 16, 16), r"expected images \(B, 3, H, W\), got \(3, 16, 16\)"),
+        (None, torch.full((1, 3, 16, 16), -0.1), r"expected values in \[0, 1\], got -0.1 to -0.1"),
+    ],
+)
+def test_other_images_are_refused(transfer, clean, reference, message):
+    pair = [images(1, 1, 3, 16, 16) if x is None else x for x in (clean, reference)]
+    with pytest.raises(ValueError, match=message):
+        transfer.transfer(*pair)
+
+
 # -------------------------------------------------------------------------------- from_checkpoint
 
 

@@ -16,14 +16,16 @@ from utils.files import write_atomically
 MAX_ELEMENTS = 2**29  # of all tensors of a file together; the largest own ones have 2**24
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
-    """A state dict from disk, on the CPU; official and own files alike.
+def load_state(path: str | Path, part: str = "") -> dict[str, Tensor]:
+    """A state dict from disk, on the CPU; official and own files alike, and *.safetensors.
 
-    A `module.` prefix (from DataParallel) is dropped, half precision becomes float32.
+    part: only what is below `part.`, of a file that holds several networks. A `module.` prefix
+    (from DataParallel) is dropped, half precision becomes float32.
     Raises UserError if the file is missing, damaged, or holds anything but named dense tensors of
     MAX_ELEMENTS at most.
     """
-    state = read_torch_file(path)
+    read = read_safetensors if Path(path).suffix == ".safetensors" else read_torch_file
+    state = read(path)
     if not isinstance(state, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
@@ -34,17 +36,40 @@ def load_state(path: str | Path) -> dict[str, Tensor]:
     if hollow or sum(value.numel() for value in state.values()) > MAX_ELEMENTS:
         what = f"{hollow[0]} holds less data than its shape has" if hollow else "too many elements"
         raise UserError(f"{path}: expected dense tensors, {what}; download or train it again")
+    below = f"{part}." if part else ""
+    named = {key.removeprefix("module."): value for key, value in state.items()}
     return {
-        key.removeprefix("module."): value.float() if value.is_floating_point() else value
-        for key, value in state.items()
+        key.removeprefix(below): value.float() if value.is_floating_point() else value
+        for key, value in named.items()
+        if key.startswith(below)
     }
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of the file, on the CPU; UserError where safetensors is not installed, too."""
+    require_checkpoint(path)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"{path}: to read it, pip install safetensors") from error
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path}: damaged checkpoint ({error}); download or train it again"
+        ) from error
+
+
+def require_checkpoint(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; train one first or name another folder")
 
 
 def read_torch_file(path: str | Path) -> object:
     """`torch.load` on the CPU with weights_only, its many failures turned into one UserError."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; train one first or name another folder")
+    require_checkpoint(path)
     try:
         _refuse_compressed(path)
         with warnings.catch_warnings():
@@ -86,12 +111,12 @@ def _is_stored(value: Tensor) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Load a state dict into `network`; a mismatch names file, key and both shapes.
+def load_weights(network: nn.Module, path: str | Path, part: str = "") -> None:
+    """`load_state` into `network`; a mismatch names file, key and both shapes.
 
     UserError also for weights that are not finite: everything made with them would be NaN or black.
     """
-    state, own = load_state(path), network.state_dict()
+    state, own = load_state(path, part), network.state_dict()
     kind = type(network).__name__
     missing, foreign = own.keys() - state.keys(), state.keys() - own.keys()
     if missing or foreign:
