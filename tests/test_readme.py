@@ -19,7 +19,13 @@ ROOT = Path(__file__).parent.parent
 TRAINING = train_noiseTransfer, train_denoiser, train_denoiser_synthetic
 PAGES = {
     page: (ROOT / page).read_text(encoding="utf-8")
-    for page in ("README.md", "ckpts/README.md", "benchmarks/README.md", "docs/notebook.md")
+    for page in (
+        "README.md",
+        "ckpts/README.md",
+        "benchmarks/README.md",
+        "docs/notebook.md",
+        "docs/pipelines.md",
+    )
 }
 TABLES = {path.stem: make_readme.read_csv(path) for path in (ROOT / "ckpts/tables").glob("*.csv")}
 
@@ -33,6 +39,27 @@ def test_python_example(monkeypatch: pytest.MonkeyPatch) -> None:
     assert noisy.shape == (4, 3, 200, 300)
     assert noisy.min() >= 0
     assert noisy.max() <= 1
+
+
+FIRST, *PIPELINES = re.findall(r"```python\n(.*?)```", PAGES["docs/pipelines.md"], re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("code", "package"),
+    [*zip(PIPELINES, ["torchvision", "deepinv", "kornia", "huggingface_hub"], strict=True)],
+)
+def test_pipelines(
+    code: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip(package)
+    (tmp_path / "ckpts").symlink_to(ROOT / "ckpts")
+    monkeypatch.chdir(tmp_path)
+    assert len(code.splitlines()) <= 10
+    names: dict = {}
+    exec(FIRST + code, names)
+    if package != "huggingface_hub":
+        assert names["noisy"].shape[:2] == names["clean"].shape[:2]
+        assert 0 <= names["noisy"].min() < names["noisy"].max() <= 1
 
 
 @pytest.mark.parametrize("page", PAGES)

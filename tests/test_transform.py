@@ -35,7 +35,7 @@ def test_it_is_the_network_with_a_seed_of_torchs_generator(add):
     torch.manual_seed(5)
     seed = int(torch.randint(2**62, ()))
     noise = placed_noise([derived_seed(seed, 0), derived_seed(seed, 1)])
-    expected = add.generator.generate(clean, add.z, noise)
+    expected = add.noise.transfer.generate(clean, add.noise.z, noise)
     assert torch.equal(call(add, clean, seed=5), expected)
     assert not torch.equal(call(add, clean, seed=6), expected)
 
@@ -70,11 +70,12 @@ def test_labels_boxes_and_masks_pass(add):
 
 def test_strength_and_reference_are_drawn_from_the_seed(add):
     clean = torch.full((3, 32, 32), 0.5)
-    two = AddReferenceNoise(add.generator, [images(1, 1, 3, 20, 20), images(2, 1, 3, 30, 20) / 9])
+    references = [images(1, 1, 3, 20, 20), images(2, 1, 3, 30, 20) / 9]
+    two = AddReferenceNoise(add.noise.transfer, references)
     assert len({call(two, clean, seed=i)[0, 0, 0].item() for i in range(9)}) == 9
-    none = AddReferenceNoise(add.generator, [images(1, 1, 3, 20, 20)], strength=0.0)
+    none = AddReferenceNoise(add.noise.transfer, [images(1, 1, 3, 20, 20)], strength=0.0)
     assert torch.equal(call(none, clean), clean)
-    some = AddReferenceNoise(add.generator, [images(1, 1, 3, 20, 20)], strength=(0.5, 1.5))
+    some = AddReferenceNoise(add.noise.transfer, [images(1, 1, 3, 20, 20)], strength=(0.5, 1.5))
     full, noise = call(add, clean) - 0.5, call(some, clean) - 0.5
     factor = (noise / full).median()
     assert 0.5 < factor < 1.5
