@@ -3,6 +3,7 @@
     python -m figs.make_readme              # or: make readme; all that ckpts/ alone is enough for
     python -m figs.make_readme --no-bm3d    # without the 15 minutes of BM3D
     python -m figs.make_readme --real DIR   # tables of other test sets, measured by supp_tbl.py
+    python -m figs.make_cards               # the weights' model cards alone, as all of these do
 
 The first two run supp_tbl.py on the bundled sample, write its tables into ckpts/README.md, a short
 one into README.md, and draw figs/*.png. `--real` takes <table>.md and <table>.csv of folders that
@@ -227,6 +228,9 @@ def main(argv: list[str] | None = None) -> None:
         make_akld.main()
         make_cost.main()
     insert(LONG_PAGE, "weights", weights_table(ROOT / "ckpts"))
+    from figs import make_cards  # which imports this module
+
+    make_cards.main()
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def test_transfer(cuda: FakeCuda, reference_patch: int | None, size: tuple[int, 
     cuda.forget()
     clean, reference = images(2, 3, *size), images(1, 3, 40, 33)
     for noise in (None, per_image_noise([1, 2])):
-        noisy = transfer.transfer(clean, reference, noise)
+        noisy = transfer(clean, reference, noise)
         assert (noisy.shape, noisy.dtype, noisy.device) == (clean.shape, torch.float32, CUDA)
     assert cuda.waits == []
 
