@@ -184,8 +184,12 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         download: revision, token, local_files_only, ... of huggingface_hub's `snapshot_download`.
         """
         if not Path(name).is_dir():
-            from huggingface_hub import snapshot_download
-
+            try:
+                from huggingface_hub import snapshot_download
+            except ImportError as error:
+                raise UserError(
+                    f"{name}: no such folder; for the Hub's, pip install huggingface_hub"
+                ) from error
             files = [WHOLE, "encoder_k.pt", "VUNet.pt", FILE, CARD]
             name = snapshot_download(str(name), allow_patterns=files, **download)
         return cls.from_checkpoint(name, device)

@@ -132,16 +132,23 @@ CODE = """
 import sys
 sys.modules |= dict.fromkeys(["huggingface_hub", "safetensors"])
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
-NoiseTransfer.from_pretrained("ckpts/NT")
-try:
-    NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8)).save_pretrained("supp/none")
-except ImportError as error:
-    print(error)
+from utils.errors import UserError
+for call in (
+    lambda: NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8)).save_pretrained("supp/none"),
+    lambda: NoiseTransfer.from_pretrained("no/folder"),
+    lambda: NoiseTransfer.from_pretrained("ckpts/NT"),
+):
+    try:
+        call()
+    except (ImportError, UserError) as error:
+        print(error)
 """
 
 
 def test_neither_is_needed() -> None:
     root, command = Path(__file__).parent.parent, [sys.executable, "-c", CODE]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    message = "needs more packages: pip install huggingface_hub safetensors\n"
-    assert done.stdout == message, done.stderr
+    assert done.stdout.splitlines() == [
+        "needs more packages: pip install huggingface_hub safetensors",
+        "no/folder: no such folder; for the Hub's, pip install huggingface_hub",
+    ], done.stderr
