@@ -157,9 +157,9 @@ class Config(RunSettings):
     w_local_mean: float = 0.0
     w_quantile: float = 0.0
     w_autocorrelation: float = 0.0
-    second_draw: bool = False
-    """Ours as proper scores, by a second draw of the generator: no bias to white noise, but a
-    gradient that varies more. For the end of a training."""
+    second_draw_steps: int = 0
+    """In so many of the last steps ours are proper scores, by a second draw of the generator: no
+    bias to white noise, but a gradient that varies more."""
     border: int = 0
     """Pixels a side that the terms on the spectrum (band, shape, autocorrelation) leave out: there
     the padding shows, and would be balanced by the inner part, which is all of a larger image."""
@@ -230,6 +230,7 @@ PRESETS = {
     "small": LITE | dict(
         width=24, batch=64, patch=64, border=12, queue_size=2048, ema=0.998, precision="tf32",
         epochs=9, steps_per_epoch=1200, encoder_steps=3600, w_quantile=3.0, w_statistics=1.5,
+        second_draw_steps=2400,
     ),
     # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
     "release": dict(encoder_steps=20000, reference_patch=96, **OUR_DATA, **OUR_TERMS),
@@ -322,6 +323,10 @@ def embeds(c: Config) -> bool:
 def matches_moments(c: Config) -> bool:
     weights = c.w_band, c.w_shape, c.w_local_variance, c.w_local_mean, c.w_quantile
     return any((*weights, c.w_autocorrelation))
+
+
+def draws_twice(s: State, c: Config) -> bool:
+    return matches_moments(c) and s.step >= max(c.encoder_steps, c.steps - c.second_draw_steps)
 
 
 def train_step(s: State, c: Config, batch: Triplet, noise: NoiseSource) -> dict[str, Tensor]:
@@ -435,7 +440,7 @@ def gradients(
     if matches_moments(c):
         real, generated = noisy1 - clean, clip_straight_through(fake) - clean
         draws = [real, generated]
-        if c.second_draw:
+        if draws_twice(s, c):
             with torch.no_grad(), autocast(c.precision, clean.device):
                 second = clean + g(clean, z, noise)
             draws.append(second.clamp(0, 1) - clean)
@@ -485,8 +490,8 @@ def gradients(
 def graphed_step(
     s: State, c: Config, device: torch.device
 ) -> Callable[[Triplet, NoiseSource], dict[str, Tensor]]:
-    """train_step(s, c, ...) as CUDA graphs, one a phase and reference size. The noise maps are
-    drawn before, in train_step's order, so that they are the same."""
+    """train_step(s, c, ...) as CUDA graphs, one a phase, reference size and number of noise maps.
+    These are drawn before, in train_step's order, so that they are the same."""
 
     def step(clean: Tensor, noisy1: Tensor, noisy2: Tensor, *maps: Tensor) -> dict[str, Tensor]:
         before = s.step
@@ -501,7 +506,7 @@ def graphed_step(
         alone, maps = s.step < c.encoder_steps, []
         if not alone:
             parts = batch.clean.split(len(batch.clean) // c.grad_accum)
-            parts = [part for part in parts for _ in range(1 + c.second_draw)]
+            parts = [part for part in parts for _ in range(1 + draws_twice(s, c))]
             maps = [n for part in parts for n in s.generator.noise_maps(part, noise)]
         values = graphs(alone, (batch.clean, batch.noisy1, batch.noisy2, *maps))
         s.step += 1
@@ -639,7 +644,7 @@ def main(argv: list[str] | None = None) -> None:
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
     require(0 <= c.momentum < 1, f"--momentum {c.momentum}: expected 0 to less than 1")
-    at_least(c, embed_dim=1, encoder_steps=0)
+    at_least(c, embed_dim=1, encoder_steps=0, second_draw_steps=0)
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
         or matches_moments(c),

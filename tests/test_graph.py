@@ -72,7 +72,7 @@ def train(changes: dict, device: torch.device, graphed: bool) -> tuple[NT.State,
     [
         {},
         MOMENTS,
-        MOMENTS | dict(grad_accum=2, second_draw=True),
+        MOMENTS | dict(encoder_steps=0, grad_accum=2, second_draw_steps=10**9),
         dict(inject_noise=False, ema=0.9),
     ],
 )
