@@ -1,12 +1,15 @@
-# `make tables` and `make test` set everything up first, in .venv, from Python 3.11 or 3.12 alone.
+# `make tables`, `test` and `demo` set everything up first, in .venv, from Python 3.11 or 3.12 alone.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: tables readme test gpu-check lint clean
+.PHONY: tables demo readme test gpu-check lint clean
 
 tables: $(VENV)/.installed  ## every table, from the weights in ckpts/
 	$(BIN)/python supp_tbl.py --gpu 0
+
+demo: $(VENV)/.installed-demo  ## the local web page, at the address that it prints
+	$(BIN)/python demo.py
 
 readme: $(VENV)/.installed  ## every number and picture of the README's results, from ckpts/
 	$(BIN)/python -m pip install --quiet bm3d  # free for research only, hence no requirement
@@ -29,6 +32,10 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-demo: requirements-demo.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-demo.txt
 	touch $@
 
 clean:

@@ -79,6 +79,12 @@ TEST_PHOTOS = (
     Area("retina", 456, 976),
     Area("retina", 712, 976),
 )
+# Of the test crops: name, phone and ISO of a noisy photo, and a clean photo for its noise.
+EXAMPLES = (
+    ("Galaxy S6", "S6", 1600, Area("coffee", 72, 344), Area("astronaut", 256, 0, 256, 512)),
+    ("Pixel", "GP", 1600, Area("astronaut", 256, 256), Area("retina", 456, 720, 512, 512)),
+    ("Nexus 6", "N6", 1600, Area("chelsea", 22, 0), Area("coffee", 72, 344)),
+)
 
 
 def sample_photos() -> Images:
@@ -151,6 +157,19 @@ def _test_camera(seed: int) -> Images:
 def _test_photos(seed: int) -> Images:
     photos = sample_photos()
     return {f"{i + 1:02d}_{a.photo}.png": a.cut(photos) for i, a in enumerate(TEST_PHOTOS)}
+
+
+def write_examples(folder: Path) -> list[tuple[str, Path, Path]]:
+    """EXAMPLES as files in `folder`: a name, the noisy photo, a clean one of another scene."""
+    photos, examples = sample_photos(), []
+    for name, phone, iso, area, target in EXAMPLES:
+        rng = np.random.default_rng(iso)
+        _, noisy = camera_pair(area.cut(photos), noise_level(phone, iso), rng, draw_gains(rng))
+        paths = folder / f"{area.photo}_{phone}_{iso}.png", folder / f"{target.photo}.png"
+        for path, image in zip(paths, (noisy, target.cut(photos)), strict=True):
+            write_image(path, image)
+        examples.append((f"{name}, ISO {iso}", *paths))
+    return examples
 
 
 def draw_gains(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -91,7 +91,7 @@ def noise_html(section: NoiseSection, key: str) -> str:
     if not drawn:
         return strips
     graphs = "\n".join(
-        _graph(plots.with_unique_ids(svg, f"{key}-{i}"), name, caption)
+        graph(plots.with_unique_ids(svg, f"{key}-{i}"), name, caption)
         for i, (svg, name, caption) in enumerate(drawn)
     )
     return f'{strips}\n<h3>Statistics</h3>\n<div class="graphs">\n{graphs}\n</div>'
@@ -193,7 +193,7 @@ def _noise_variance(noisy: Tensor, clean: Tensor) -> Tensor:
     return noise_level_function(noisy, clean)[0].nanmean(0)
 
 
-def _graph(svg: str, name: str, caption: str) -> str:
+def graph(svg: str, name: str, caption: str) -> str:
     picture = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(name)}" ', 1)
     below = f"<figcaption>{escape(caption)}</figcaption>"
     return f"<figure><h4>{escape(name)}</h4>{picture}{below}</figure>"

@@ -12,7 +12,7 @@ CODE = """if True:
         sys.modules[name] = None
     del signal.SIGUSR1, signal.SIGALRM, signal.SIGHUP, signal.SIGKILL
     del os.sched_getaffinity, os.O_NONBLOCK, os.mkfifo, os.getuid, os.geteuid, os.fork
-    import denoise, supp_tbl, train_denoiser, train_denoiser_synthetic, train_noiseTransfer
+    import demo, denoise, supp_tbl, train_denoiser, train_denoiser_synthetic, train_noiseTransfer
     import data.doctor.__main__, transfer_noise
     from utils.resume import RunLock, StopSignals
     with StopSignals() as signals:

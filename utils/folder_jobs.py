@@ -163,8 +163,7 @@ class Batch:
             for task, size, n in zip(open_tasks, sizes, left, strict=True):
                 before, photo = self.bar.n, None
                 with self.guard(task.source):
-                    _require_memory(task.source, size)
-                    photo = read_photo(task.source)
+                    photo = read_in_memory(task.source)
                 if photo is not None:
                     yield task, *photo
                     del photo
@@ -239,14 +238,17 @@ def _pixels(path: Path) -> int:
     return height * width
 
 
-def _require_memory(path: Path, pixels: int) -> None:
-    """Reading takes the pixels three times; without it the system may kill the process."""
-    needed, free = 9 * pixels / 1e9, free_memory(torch.device("cpu")) / 1e9
+def read_in_memory(path: Path) -> tuple[np.ndarray, Tags]:
+    """`read_photo`, if there is the memory for it: without it the system may kill the process."""
+    height, width = read_image_size(path)
+    pixels = height * width
+    needed, free = 9 * pixels / 1e9, free_memory(torch.device("cpu")) / 1e9  # three times over
     if needed > free:
         raise UserError(
             f"{path}: {pixels / 1e6:.1f} megapixels need {needed:.1f} GB of memory to be read, "
             f"{free:.1f} GB is free; close other programs or scale it down"
         )
+    return read_photo(path)
 
 
 @contextmanager
