@@ -3,11 +3,9 @@
     python demo.py                      # `make demo` installs what it needs first
     python demo.py --port 7860 --weights ckpts/NT --gpu cpu
 
-Drop a noisy photo and a clean one, or take an example of the bundled sample. The page shows the
-clean photo with the other's noise beside white noise of the same strength, crops at 1:1, histograms
-and noise levels; it denoises the result, and hands out both as lossless PNG of the photo's own size
-and depth. Photos are read and computed as transfer_noise.py and denoise.py do it: any size, by
-tiles.
+It shows the clean photo with the other's noise beside white noise of the same strength, crops at
+1:1, histograms and noise levels; denoises the result; and hands out both as lossless PNG. Photos
+are read and computed as transfer_noise.py and denoise.py do it: of any size, by tiles.
 
 The page is served to this computer alone and asks nothing of any other. What was uploaded and made
 is removed when the script ends.
@@ -35,6 +33,7 @@ if TYPE_CHECKING:  # gradio and torch take seconds to import: --help does not wa
     from evaluation.photo_section import Result
 
 SEED = 0
+AT_ONCE = 3 * 2**21  # values of a photo that follows the slider; larger ones wait for the button
 Progress = Callable[..., object]  # gradio's: the share of the work that is done, and what it is
 
 
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
                 mcp_server=False, enable_monitoring=False, prevent_thread_lock=True,
             )  # fmt: skip
         except OSError as error:
-            raise UserError(f"--port {c.port}: cannot be used ({error}); name another") from error
+            raise UserError(f"--port {c.port}: in use, or not allowed; name another") from error
         print(f"http://127.0.0.1:{c.port} (Ctrl-C ends it)", flush=True)
         built.block_thread()
 
@@ -100,14 +99,12 @@ class Networks:
         self.denoising_tiler = Tiler(self.denoiser, device)
         self.embed = lru_cache(8)(lambda path: embed(self.transferring, [path])[0][0].z)
 
-    def transfer(
-        self, reference: Path, clean: Path, strength: float, progress: Progress
-    ) -> "Result":
+    def transfer(self, reference: Path, clean: Path, strength: float, told: Progress) -> "Result":
         from evaluation.photo_section import Result, white_noise
         from models.generator import placed_noise
         from utils.folder_jobs import read_in_memory
 
-        progress(0, desc="Looking at the reference's noise")
+        told(0, desc="Looking at the reference's noise")
         noisy_photo, _ = read_in_memory(reference)
         z = self.embed(reference)
         pixels, tags = read_in_memory(clean)
@@ -115,28 +112,26 @@ class Networks:
         def generate(x: Any, top: int, left: int) -> Any:
             return self.transferring.generate(x, z, placed_noise([SEED], top, left), strength)
 
-        told = tile_progress(progress, pixels, "Transferring the noise")
-        noisy = self.tiler(pixels, generate, progress=told)
+        by_tile = tile_progress(told, pixels, "Transferring the noise")
+        noisy = self.tiler(pixels, generate, progress=by_tile)
         return Result(clean.stem, tags, noisy_photo, pixels, noisy, white_noise(pixels, noisy))
 
-    def denoise(self, result: "Result", progress: Progress) -> "Result":
-        told = tile_progress(progress, result.noisy, "Denoising")
-        denoised = self.denoising_tiler(
-            result.noisy, lambda x, top, left: self.denoiser(x), progress=told
-        )
+    def denoise(self, result: "Result", told: Progress) -> "Result":
+        noisy, by_tile = result.noisy, tile_progress(told, result.noisy, "Denoising")
+        denoised = self.denoising_tiler(noisy, lambda x, *_: self.denoiser(x), progress=by_tile)
         return replace(result, denoised=denoised)
 
 
-def tile_progress(progress: Progress, image: "np.ndarray", name: str) -> Callable[[int], None]:
+def tile_progress(told: Progress, image: "np.ndarray", name: str) -> Callable[[int], None]:
     done, (height, width, _) = 0, image.shape
 
-    def told(pixels: int) -> None:
+    def by_tile(pixels: int) -> None:
         nonlocal done
         done += pixels
-        progress(done / (height * width), desc=name)
+        told(done / (height * width), desc=name)
 
-    told(0)
-    return told
+    by_tile(0)
+    return by_tile
 
 
 @contextmanager
@@ -214,6 +209,8 @@ def page(networks: Networks, folder: Path) -> "gr.Blocks":
     def again(result, reference, clean, *settings, progress=shown_progress) -> Any:
         if result is None or not reference or not clean:
             return gr.skip()
+        if result.clean.size > AT_ONCE:
+            return {status: "Transfer noise again for this strength."}
         return transfer(reference, clean, *settings, progress)
 
     def denoise(result, x, y, own, progress=shown_progress) -> dict:
@@ -255,7 +252,7 @@ def page(networks: Networks, folder: Path) -> "gr.Blocks":
                 names, *pairs = zip(*write_examples(folder), strict=True)
                 examples = gr.Examples(
                     [*map(list, zip(*pairs, strict=True))], [reference, clean],
-                    example_labels=list(names), label="Examples: the noise of a",
+                    example_labels=list(names), label="Examples: simulated noise of a",
                 )  # fmt: skip
                 strength = gr.Slider(0, LARGEST_STRENGTH, 1, step=0.05, label="Noise strength")
                 with gr.Row():
