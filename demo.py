@@ -54,7 +54,12 @@ class Config:
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     require(0 < c.port < 65536, f"--port {c.port}: expected 1 to 65535")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the folder is removed then, too
+
+    def leave(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # make sends it twice: the folder is to be removed
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
     with tempfile.TemporaryDirectory(prefix="noisetransfer_") as folder:
         # Read when gradio is imported.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
@@ -174,10 +179,10 @@ def page(networks: Networks, folder: Path) -> "gr.Blocks":
         with errors_shown():
             path = path_of(photo, "photo")
             pixels, tags = read_in_memory(path)
-            if path.suffix.lower() not in (".tif", ".tiff"):
-                return gr.skip()
-            write_photo(path.with_suffix(".png"), pixels, tags)
-            return str(path.with_suffix(".png"))
+            if path.suffix.lower() in (".tif", ".tiff"):
+                path = path.with_suffix(".png")
+                write_photo(path, pixels, tags)
+            return str(path)
 
     def crops_of(result: Result | None, x: float, y: float) -> Any:
         return gr.skip() if result is None else crops_html(result, x / 100, y / 100)
@@ -241,10 +246,7 @@ def page(networks: Networks, folder: Path) -> "gr.Blocks":
         title="NoiseTransfer", analytics_enabled=False, fill_width=True, delete_cache=(3600, 86400)
     ) as built:
         state, own = gr.State(), gr.State(lambda: tempfile.mkdtemp(dir=folder))
-        gr.Markdown(
-            "# NoiseTransfer\nDrop a noisy photo and a clean one: the clean one gets the noise of "
-            "the other. Both stay on this computer."
-        )
+        gr.Markdown("# NoiseTransfer\nOne photo's noise on another. Nothing leaves this computer.")
         with gr.Row():
             reference = gr.Image(label="Noisy reference", elem_id="reference", **photo)
             clean = gr.Image(label="Clean photo", elem_id="clean", **photo)

@@ -148,6 +148,8 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
         yield address, log, asked_for
     finally:
         process.terminate()
+        time.sleep(0.05)
+        process.terminate()  # again, while it leaves
         assert process.wait(30) == 143
     assert not list(tmp_path.glob("noisetransfer_*"))  # its uploads and results
 
