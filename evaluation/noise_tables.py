@@ -79,7 +79,7 @@ KNOWN_COLUMNS = (
     *TEST_SET,
     Column("noise", "reference's noise"),
     Column("std_ratio", "std ratio", ".3f", interval=True, meaning=STRENGTH),
-    Column("std_ratio_flat", "flat", ".3f", meaning="the same, on flat grey"),
+    Column("std_ratio_flat", "flat", ".3f", meaning="the same, of uniform images alone"),
     replace(AKLD, title="AKLD paired", best=""),
     Column("akld_unpaired", "unpaired", ".3f"),
     Column("akld_cross", "cross", ".3f"),
