@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and mistakes do not w
     import numpy as np
     from torch import Tensor
 
+    from evaluation.references import Bank
     from models.noise_transfer import NoiseTransfer
 
 LARGEST_STRENGTH = 2.0
@@ -99,6 +100,7 @@ class Variant(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     c = parse(Config, argv)
     check(c)
+    from evaluation.references import open_bank
     from models.generator import placed_noise
     from models.noise_transfer import NoiseTransfer
     from models.tiles import Tiler
@@ -110,8 +112,9 @@ def main(argv: list[str] | None = None) -> int:
     keep_pages()
     device = choose_device(c.gpu)
     paths, problems = find_references(c.reference)
-    network = NoiseTransfer.from_checkpoint(beside(c.checkpoint), device, c.reference_patch)
-    references, errors = embed(network, paths)
+    checkpoint = beside(c.checkpoint)
+    network = NoiseTransfer.from_checkpoint(checkpoint, device, c.reference_patch)
+    references, errors = embed(network, paths, open_bank(checkpoint, network))
     if c.use == "mean" and len(references) > 1:
         mean = sum(r.z for r in references)
         references = [references[0]._replace(name="mean", z=mean / mean.norm())]
@@ -191,35 +194,26 @@ def label(paths: list[Path]) -> list[str]:
     ]
 
 
-def embed(network: "NoiseTransfer", paths: list[Path]) -> tuple[list[Reference], list[str]]:
-    """Those that can be used, and what is wrong with the others; UserError where all are."""
-    import torch
+def embed(
+    network: "NoiseTransfer", paths: list[Path], bank: "Bank | None"
+) -> tuple[list[Reference], list[str]]:
+    """Those that can be used, and what is wrong with the others; UserError where all are.
 
-    from models.tiles import bytes_per_pixel
-    from utils.memory import free_memory
+    What speaks against one by its `bank` is printed.
+    """
+    from evaluation.references import blind_noise, embed_photo, warn
     from utils.photos import read_photo
     from utils.strip import crop
-    from utils.transfer_settings import MIN_REFERENCE
 
-    device = next(network.parameters()).device
-    whole = 0 if network.reference_patch else 2 * bytes_per_pixel(network.key_encoder)
     found, errors = [], []
     for name, path in zip(label(paths), paths, strict=True):
         try:
             pixels, _ = read_photo(path)
-            height, width, _ = pixels.shape
-            require(
-                min(height, width) >= MIN_REFERENCE,
-                f"{path}: {width}x{height} pixels, expected at least {MIN_REFERENCE} a side; "
-                "give a larger piece of the noisy photo",
-            )
-            require(
-                whole * height * width <= free_memory(device),
-                f"{path}: {width}x{height} pixels are too many for the memory that is free; give a "
-                "piece of the noisy photo, or --reference-patch 96",
-            )
-            image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)
-            found.append(Reference(name, network.embed(image), crop(pixels)))
+            z = embed_photo(network, path, pixels)
+            found.append(Reference(name, z, crop(pixels)))
+            if bank is not None:
+                for warned in warn(bank, z[0].cpu().numpy(), blind_noise(pixels).flat):
+                    print(f"warning: {path}: {warned.text}", file=sys.stderr)
         except UserError as error:
             errors.append(str(error))
     if not found:

@@ -3,8 +3,10 @@
 Arrays are (H, W, 3) float64 sRGB in [0, 1] unless stated.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-from scipy.fft import dctn
+from scipy.fft import dctn, idctn
 from scipy.optimize import nnls
 from scipy.stats import chi2
 
@@ -43,15 +45,27 @@ def blind_noise_level(image: np.ndarray) -> np.ndarray:
     the blocks (Satterthwaite's degrees of freedom). Texture finer than a block is taken for noise,
     noise coarser than a block is missed. a and b trade off where a channel has few intensities.
     """
-    return np.stack([_channel_noise_level(image[..., c]) for c in range(3)])
+    return np.stack([flat_blocks(image[..., c]).line for c in range(3)])
 
 
-def _channel_noise_level(channel: np.ndarray) -> np.ndarray:
-    """(a, b) of one channel (H, W): see blind_noise_level."""
-    mean, energy, clipped = _blocks(channel)
+class FlatBlocks(NamedTuple):
+    """The N whole 8x8 blocks of a channel, row by row, and what those without texture show."""
+
+    flat: np.ndarray  # (N,) bool: without texture, and hardly clipped
+    mean: np.ndarray  # (N,)
+    variance: np.ndarray  # (N,): where flat, the noise's
+    line: np.ndarray  # (2,): a, b of blind_noise_level
+    correlation: np.ndarray  # (2,): of horizontal and vertical neighbours' noise; NaN without any
+
+
+def flat_blocks(channel: np.ndarray) -> FlatBlocks:
+    """Of one channel (H, W), at least 8 pixels a side; how, see blind_noise_level."""
+    every_mean, coefficients, clipped = _blocks(channel)
     usable = clipped <= CLIPPED
-    if usable.sum() >= MIN_BLOCKS:
-        mean, energy = mean[usable], energy[usable]
+    flat = np.zeros_like(usable)
+    used = usable if usable.sum() >= MIN_BLOCKS else np.ones_like(usable)
+    mean, coefficients = every_mean[used], coefficients[used]
+    energy = coefficients**2
     variance = (energy.sum(axis=(1, 2)) - energy[:, *SMOOTH].sum(axis=1)) / COUNT
 
     # From below: the smoothest tenth of the blocks of each intensity has the least texture.
@@ -85,7 +99,33 @@ def _channel_noise_level(channel: np.ndarray) -> np.ndarray:
         line = new
         if settled:
             break
-    return line * lowpass
+    every_variance = np.full(len(every_mean), np.nan)
+    every_variance[used] = variance * lowpass
+    flat[used] = kept
+    correlation = _neighbour_correlation(coefficients[kept], line[0] * mean[kept] + line[1])
+    return FlatBlocks(flat & usable, every_mean, every_variance, line * lowpass, correlation)
+
+
+def _neighbour_correlation(coefficients: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """(2,), horizontal and vertical, of the noise in flat blocks of DCT coefficients (M, 8, 8).
+
+    Exactly 0 in expectation for white noise: what the picture's mean and slopes hide is put back as
+    much of the noise as their neighbouring coefficients hold.
+    """
+    if len(coefficients) < MIN_BLOCKS or variance.max() <= 0:
+        return np.full(2, np.nan)
+    x = coefficients / np.sqrt(np.maximum(variance, 1e-6 * variance.max()))[:, None, None]
+    hidden = (x[:, *NEXT] ** 2).mean()
+    x[:, *SMOOTH] = 0
+    # The noise beyond the three, and the three themselves with their expected size.
+    smooth = np.zeros((3, BLOCK, BLOCK))
+    smooth[range(3), *SMOOTH] = np.sqrt(hidden * len(x))
+    pixels = idctn(np.concatenate([x, smooth]), axes=(1, 2), norm="ortho")
+    power = (pixels**2).mean()
+    if power <= 0:
+        return np.full(2, np.nan)
+    sides = (pixels[:, :, 1:] * pixels[:, :, :-1]), (pixels[:, 1:] * pixels[:, :-1])
+    return np.array([side.mean() for side in sides]) / power
 
 
 def pair_noise_level(clean: np.ndarray, noisy: np.ndarray) -> np.ndarray:
@@ -102,13 +142,13 @@ def pair_noise_level(clean: np.ndarray, noisy: np.ndarray) -> np.ndarray:
 
 
 def _blocks(channel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(H, W) -> of each whole block its mean (N,), the squares of its orthonormal DCT (N, 8, 8) and
-    the share of its pixels at 0 or 1 (N,)."""
+    """(H, W) -> of each whole block its mean (N,), its orthonormal DCT (N, 8, 8) and the share of
+    its pixels at 0 or 1 (N,)."""
     rows, columns = (n // BLOCK for n in channel.shape)
     x = channel[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
     x = x.swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
     clipped = ((x <= 0) | (x >= 1)).mean(axis=(1, 2))
-    return x.mean(axis=(1, 2)), dctn(x, axes=(1, 2), norm="ortho") ** 2, clipped
+    return x.mean(axis=(1, 2)), dctn(x, axes=(1, 2), norm="ortho"), clipped
 
 
 def _fit_line(x: np.ndarray, y: np.ndarray, count: np.ndarray | float = 1.0) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evaluation import plots
 from evaluation.baselines import BASELINES
+from evaluation.embedding_maps import MAX_GROUPS, embedding_map
 from evaluation.image_sets import ImagePairs, middle
 from evaluation.pictures import CROP, strip
 from models.generator import per_image_noise
@@ -170,9 +171,9 @@ def _statistics(section: NoiseSection) -> list[tuple[str, str, str]]:
 
 def _embedding_plot(embeddings: np.ndarray, groups: Sequence[str]) -> tuple[str, str, str]:
     count = len(set(groups))
-    unnamed = "; too many for a legend" if count > plots.MAX_GROUPS else ""
+    unnamed = "; too many for a legend" if count > MAX_GROUPS else ""
     caption = f"First two principal components; {len(groups)} images, {count} groups{unnamed}."
-    return plots.embedding_map(embeddings, groups), "Embeddings of noisy images", caption
+    return embedding_map(embeddings, groups), "Embeddings of noisy images", caption
 
 
 def _mean(

@@ -9,7 +9,7 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import ParamSpec
 
 import matplotlib
@@ -18,18 +18,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 P = ParamSpec("P")
 
 # Okabe and Ito's colours for all kinds of colour vision, less those that vanish on white or black.
 COLOURS = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 DASHES = "-", (0, (6, 2)), (0, (6, 2, 1, 2)), (0, (1, 1.5)), (0, (3, 1.5)), (0, (8, 2, 3, 2))
-MARKERS = "osD^vP*X"
 INK = "#010203"  # stands for currentColor, which matplotlib does not know
 WIDTH = 4.6  # inches: 331 units, about the width of a phone, so that 9 point text stays readable
-MAX_GROUPS = 24  # named in the legend of the embedding map
-MANY_POINTS = 2000  # drawn as pixels from here on, to keep the page small
 
 STYLE = {
     "figure.facecolor": "none",
@@ -59,7 +55,7 @@ STYLE = {
 }
 
 
-def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
+def as_svg(draw: Callable[P, Figure]) -> Callable[P, str]:
     """Let `draw` return its figure as SVG for a page; the `Figure` itself by `__wrapped__`."""
 
     @functools.wraps(draw)
@@ -116,12 +112,12 @@ def _level_bins(noises: Mapping[str, np.ndarray]) -> tuple[int, int]:
     return int(np.ceil(reach / width)) * width, width
 
 
-@_svg
+@as_svg
 def noise_histograms(noises: Mapping[str, np.ndarray]) -> Figure:
     """Share of the pixels a level of noise, log scale. noises: title -> (N,), real noise first."""
     limit, width = _level_bins(noises)
     levels = np.arange(-limit, limit + 1, width)
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for (title, noise), line in zip(noises.items(), _lines(), strict=False):
         counts = level_counts(noise, limit, width)
         share = np.where(counts > 0, counts, np.nan) / (max(counts.sum(), 1) * width)
@@ -132,12 +128,12 @@ def noise_histograms(noises: Mapping[str, np.ndarray]) -> Figure:
     return _named(figure, axes, "noise [8-bit levels]", "share of values [1/level]")
 
 
-@_svg
+@as_svg
 def cumulative_noise(noises: Mapping[str, np.ndarray]) -> Figure:
     """Share of the pixels with noise up to x. noises: title -> (N,), real noise first."""
     limit, width = _level_bins(noises)
     upper_edges = np.arange(-limit - width, limit + 1, width) + width / 2
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for (title, noise), line in zip(noises.items(), _lines(), strict=False):
         counts = level_counts(noise, limit, width)
         share = counts.cumsum()[:-1] / max(counts.sum(), 1)
@@ -146,14 +142,14 @@ def cumulative_noise(noises: Mapping[str, np.ndarray]) -> Figure:
     return _named(figure, axes, "noise [8-bit levels]", "cumulative share of values")
 
 
-@_svg
+@as_svg
 def noise_level_curves(curves: Mapping[str, np.ndarray]) -> Figure:
     """Standard deviation against clean intensity.
 
     curves: title -> (bins,) standard deviation in the image's range [0, 1], over equal bins of
     clean intensity in [0, 1]; NaN leaves a gap; real noise first.
     """
-    figure, axes = _axes()
+    figure, axes = new_axes()
     for (title, std), line in zip(curves.items(), _lines(), strict=False):
         intensity = 255 * (np.arange(len(std)) + 0.5) / len(std)
         axes.plot(intensity, 255 * std, label=title, marker="o", markersize=3, **line)
@@ -162,7 +158,7 @@ def noise_level_curves(curves: Mapping[str, np.ndarray]) -> Figure:
     return _named(figure, axes, "clean intensity [8-bit levels]", "noise std. dev. [8-bit levels]")
 
 
-@_svg
+@as_svg
 def autocorrelation_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     """maps: title -> (2 L + 1, 2 L + 1) correlation at lag (row - L, column - L); real noise first.
 
@@ -212,52 +208,10 @@ def autocorrelation_maps(maps: Mapping[str, np.ndarray]) -> Figure:
     return figure
 
 
-# -------------------------------------------------------------------------------- embeddings
-
-
-def principal_components(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) coordinates of (N, d) rows on their first two principal axes, N and d of 2 or more,
-    and (2,) the shares of the variance along them.
-
-    The entry of largest size in each axis is positive, so that the map does not flip between runs.
-    """
-    centred = x - x.mean(axis=0)
-    _, singular, axes = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
-    axes = axes[:2]
-    axes = axes * np.sign(np.take_along_axis(axes, abs(axes).argmax(1)[:, None], 1))
-    power = singular**2
-    return centred @ axes.T, power[:2] / max(power.sum(), np.finfo(float).tiny)
-
-
-@_svg
-def embedding_map(embeddings: np.ndarray, groups: Sequence[str]) -> Figure:
-    """(N, d) embeddings, a colour and shape a group (N,), in their plane of largest variance."""
-    points, share = principal_components(embeddings)
-    names = sorted(set(groups), key=_natural)
-    labels = np.array(groups)
-    figure, axes = _axes(height=3.2)
-    for i, name in enumerate(names):
-        x, y = points[labels == name].T
-        # Shape changes with colour, so that no two of the first 24 groups look alike.
-        style = dict(color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)])
-        axes.scatter(x, y, 16, **style, label=_short(name, 26), linewidths=0, alpha=0.85)
-    if len(labels) > MANY_POINTS:
-        for points_of_group in axes.collections:
-            points_of_group.set_rasterized(True)
-    axes.set_xlabel(f"component 1 ({share[0]:.0%} of variance)")
-    axes.set_ylabel(f"component 2 ({share[1]:.0%} of variance)")
-    axes.set_aspect("equal", adjustable="datalim")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5))
-    if len(names) <= MAX_GROUPS:
-        _legend(figure, axes)
-    return figure
-
-
 # ----------------------------------------------------------------------------------- shared
 
 
-def _axes(height: float = 2.4) -> tuple[Figure, Axes]:
+def new_axes(height: float = 2.4) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot()
 
@@ -265,7 +219,7 @@ def _axes(height: float = 2.4) -> tuple[Figure, Axes]:
 def _named(figure: Figure, axes: Axes, x: str, y: str) -> Figure:
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    _legend(figure, axes)
+    add_legend(figure, axes)
     return figure
 
 
@@ -278,7 +232,7 @@ def _lines() -> list[dict]:
     return [real, *styles, *(s for s in crossed if s not in styles)]
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def add_legend(figure: Figure, axes: Axes) -> None:
     """Below the axes, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
@@ -286,13 +240,3 @@ def _legend(figure: Figure, axes: Axes) -> None:
     figure.set_figheight(figure.get_figheight() + 0.1 + 0.17 * -(-len(labels) // columns))
     # Constrained layout makes room for legends of the figure alone, not for those of axes.
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.6)
-
-
-def _short(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _natural(text: str) -> list:
-    """ISO 800 comes before ISO 3200."""
-    parts = re.split(r"(\d+)", text)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]

@@ -27,21 +27,17 @@ def write_html(
     notes: how the scores came about, for the footer. The same arguments give the same file. Raises
     UserError if the file cannot be written.
     """
-    write_atomically(_page(title, tables, sections, notes).encode(), path)
-
-
-def _page(
-    title: str,
-    tables: Sequence[Table],
-    sections: Sequence[NoiseSection | DenoisedSection],
-    notes: Sequence[str],
-) -> str:
-    parts = [(f"table-{i}", t.title, _table(t)) for i, t in enumerate(tables, 1)]
+    parts = [(f"table-{i}", t.title, table_html(t)) for i, t in enumerate(tables, 1)]
     for i, s in enumerate(sections, 1):
         if isinstance(s, NoiseSection):
             parts.append((f"noise-{i}", f"Noise: {s.title}", noise_html(s, f"noise-{i}")))
         else:
             parts.append((f"denoised-{i}", f"Denoised: {s.title}", s.html()))
+    write_atomically(page(title, parts, notes).encode(), path)
+
+
+def page(title: str, parts: Sequence[tuple[str, str, str]], notes: Sequence[str]) -> str:
+    """parts: id, heading and HTML of each section; notes: plain text, for the footer."""
     contents = [(key, heading) for key, heading, _ in parts] + [("origin", "Origin")] * bool(notes)
     links = (f'<li><a href="#{key}">{escape(heading)}</a></li>' for key, heading in contents)
     body = "\n".join(
@@ -74,7 +70,7 @@ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 """
 
 
-def _table(table: Table) -> str:
+def table_html(table: Table) -> str:
     """Scrolls in its own box, which the keyboard reaches as well; on a phone a row is a card."""
     head = "".join(f'<th scope="col"{_class(c)}>{escape(c.title)}</th>' for c in table.columns)
     best = [table.best(column) for column in table.columns]

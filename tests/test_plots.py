@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from evaluation import plots
+from evaluation import embedding_maps, plots
 from tests.helpers import unit_rows
 
 
@@ -69,7 +69,7 @@ def test_distributions_of_gaussian_noise_are_the_closed_form() -> None:
 def test_principal_components_agree_with_the_covariance() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 8)) * [1, 5, 1, 1, 3, 0.5, 1, 1] + 7
-    points, share = plots.principal_components(x)
+    points, share = embedding_maps.principal_components(x)
     variances = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     np.testing.assert_allclose(points.var(axis=0, ddof=1), variances[:2])
     np.testing.assert_allclose(share, variances[:2] / variances.sum())
@@ -78,9 +78,11 @@ def test_principal_components_agree_with_the_covariance() -> None:
     assert np.corrcoef(points[:, 0], x[:, 1])[0, 1] > 0.95
     assert np.corrcoef(points[:, 1], x[:, 4])[0, 1] > 0.9
     shuffled = rng.permutation(50)
-    np.testing.assert_allclose(plots.principal_components(x[shuffled])[0], points[shuffled])
+    np.testing.assert_allclose(
+        embedding_maps.principal_components(x[shuffled])[0], points[shuffled]
+    )
     # Equal embeddings have no plane: all in one point, no division by zero.
-    points, share = plots.principal_components(np.ones((4, 8), np.float32))
+    points, share = embedding_maps.principal_components(np.ones((4, 8), np.float32))
     assert not points.any()
     assert not share.any()
 
@@ -88,8 +90,8 @@ def test_principal_components_agree_with_the_covariance() -> None:
 def test_embedding_map_shows_every_image_in_its_group() -> None:
     groups = ["ISO 3200", "ISO 800", "ISO 3200", "ISO 100", "ISO 800"]
     x = unit_rows(5)
-    figure = drawn(plots.embedding_map, x, groups)
-    points, _ = plots.principal_components(x)
+    figure = drawn(embedding_maps.embedding_map, x, groups)
+    points, _ = embedding_maps.principal_components(x)
     names = ["ISO 100", "ISO 800", "ISO 3200"]  # by number, not by letter
     assert [text.get_text() for text in figure.legends[0].get_texts()] == names
     for name, drawn_points in zip(names, figure.axes[0].collections, strict=True):
@@ -101,8 +103,11 @@ def test_embedding_map_shows_every_image_in_its_group() -> None:
 def test_groups_and_models_never_look_alike() -> None:
     styles = [(s["color"], str(s.get("linestyle"))) for s in plots._lines()]
     assert len(set(styles)) == len(styles) > 12
-    looks = {(i % len(plots.COLOURS), i % len(plots.MARKERS)) for i in range(plots.MAX_GROUPS)}
-    assert len(looks) == plots.MAX_GROUPS
+    looks = {
+        (i % len(plots.COLOURS), i % len(embedding_maps.MARKERS))
+        for i in range(embedding_maps.MAX_GROUPS)
+    }
+    assert len(looks) == embedding_maps.MAX_GROUPS
 
 
 def test_the_same_arrays_give_the_same_text() -> None:

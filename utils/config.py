@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -85,6 +85,7 @@ def _usage(config: type) -> str:
         f"--{f.name.replace('_', '-')} {f.name.upper()}"
         for f in dataclasses.fields(config)
         if f.default is f.default_factory is dataclasses.MISSING
+        and get_origin(f.type) is not Annotated  # Positional: tyro names it
     )
     return " ".join([Path(sys.argv[0]).name, *required])
 

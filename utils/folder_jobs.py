@@ -10,7 +10,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,10 +142,7 @@ class Batch:
     ) -> None:
         self.c, self.written = c, 0
         self.tasks, self.skipped = plan(c.input, c.output, c.format, variants, sides, protected)
-        # Names that are not UTF-8 are shown with their bytes, instead of an error.
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="backslashreplace")
+        show_any_name()
         self.there = sum(self.is_there(files) for task in self.tasks for files in task.files)
         self.bar = tqdm(disable=True)
 
@@ -173,19 +170,9 @@ class Batch:
         """Told by a Tiler."""
         self.bar.update(pixels)
 
-    @contextmanager
-    def guard(self, source: Path) -> Iterator[None]:
+    def guard(self, source: Path) -> AbstractContextManager[None]:
         """What fails inside is named at the end, and the others go on."""
-        try:
-            yield
-        except UserError as error:
-            text = str(error)  # names the source or, where it cannot be written, the target
-            named = str(source) in text or str(self.c.output) in text
-            self.skipped.append(text if named else f"{source}: {text}")
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self.skipped.append(f"{source}: out of memory; close other programs or crop it")
+        return guard(source, self.skipped, self.c.output)
 
     def write(self, files: Sequence[Path], images: Sequence[np.ndarray], tags: Tags) -> None:
         """An image a file; what is there already stays."""
@@ -208,8 +195,7 @@ class Batch:
         return 1 if self.skipped else 0
 
     def _summary(self) -> None:
-        if self.skipped:
-            print("skipped:", *self.skipped, sep="\n  ", file=sys.stderr)
+        name_skipped(self.skipped)
         others = Counter(p.suffix or p.name for p in _others(self.c.input))
         if others:
             kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
@@ -227,6 +213,33 @@ class Batch:
             strip.write(path)
         except UserError as error:
             print(f"no picture to compare: {error}", file=sys.stderr)
+
+
+def show_any_name() -> None:
+    """Names that are not UTF-8 are printed with their bytes, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def guard(source: Path, skipped: list[str], output: Path) -> Iterator[None]:
+    """What fails inside becomes a line of `skipped`."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)  # names the source or, where it cannot be written, the target
+        named = str(source) in text or str(output) in text
+        skipped.append(text if named else f"{source}: {text}")
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        skipped.append(f"{source}: out of memory; close other programs or crop it")
+
+
+def name_skipped(skipped: Sequence[str]) -> None:
+    if skipped:
+        print("skipped:", *skipped, sep="\n  ", file=sys.stderr)
 
 
 def _pixels(path: Path) -> int:
