@@ -77,8 +77,8 @@ def main(argv: list[str] | None = None) -> int:
             z = embed_photo(network, path, pixels)[0].cpu().numpy()
             noise = blind_noise(pixels)
             warned = warn(bank, z, noise.flat) if bank else []
-            name = path.relative_to(c.folder) if c.folder.is_dir() else path.name
-            photos.append(Inspected(printable(name), *camera(tags), noise, z, warned))
+            name = path.relative_to(c.folder) if c.folder.is_dir() else Path(path.name)
+            photos.append(Inspected(printable(name.as_posix()), *camera(tags), noise, z, warned))
     write_report(c.output, photos, bank, [printable(line) for line in skipped])
     for photo in photos:
         if photo.warnings:
@@ -90,22 +90,23 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if skipped else 0
 
 
-def printable(name: str | Path) -> str:
+def printable(name: str) -> str:
     """As UTF-8; bytes that are none are shown."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def camera(tags: "Tags") -> tuple[str, str]:
     """Maker and model, and ISO, by the photo's EXIF data."""
+    from evaluation.reference_page import UNKNOWN
     from utils.photos import EXIF_IFD
 
     if tags.exif is None:
-        return "unknown", "unknown"
+        return UNKNOWN, UNKNOWN
     make, model = (str(tags.exif.get(tag) or "").strip("\0 ") for tag in (MAKE, MODEL))
     name = model if model.casefold().startswith(make.casefold()) else f"{make} {model}".strip()
     iso = tags.exif.get_ifd(EXIF_IFD).get(ISO)
     iso = iso[0] if isinstance(iso, tuple) and iso else iso
-    return name or "unknown", f"ISO {iso}" if isinstance(iso, int) else "unknown"
+    return name or UNKNOWN, f"ISO {iso}" if isinstance(iso, int) else UNKNOWN
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ noise, as the preset `lite` draws it. Half a second a photo on a CPU core.
 A distance is the angle between an embedding and the mean direction of a kind. Thresholds are the
 95th and 99th percentile, over the photos in the bank, of the distance to the nearest kind but their
 own: what a photo with noise of an unseen kind, no stranger than those that are there, would have.
-The third is the share of flat area that 1% of the photos do not reach.
+The third is the share of flat area that 5% of the photos do not reach.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"{path}: {len(photos)} photos of {len(bank.kinds)} kinds; other kinds within "
         f"{limits.usual:.1f} (95%) and {limits.far:.1f} degrees (99%), flat area over "
-        f"{limits.flat:.1%} (99%)"
+        f"{limits.flat:.1%} (95%)"
     )
 
 
@@ -125,21 +125,22 @@ def real_photos(folders: tuple[Path, ...], c: Config, white: bool = False) -> It
         kinds: dict[str, list[PairFile]] = {}
         for data_set in sets:
             for pair in data_set.pairs:
-                kinds.setdefault(kind_name(data_set, pair), []).append(pair)
+                kinds.setdefault(kind_name(folder, data_set, pair), []).append(pair)
         for kind, pairs in kinds.items():
             seed = derived_seed(c.seed, crc32(kind.encode()))
             for pair in chosen(pairs, c.per_kind, seed):
                 yield Photo(kind, seed, pair.noisy, pair.clean if white else None)
 
 
-def kind_name(data_set: DataSet, pair: PairFile) -> str:
-    """Without the way to the data."""
+def kind_name(folder: Path, data_set: DataSet, pair: PairFile) -> str:
+    """From the folder on, without the way to it."""
     kind = Path(pair.kind)
     if kind == pair.noisy:
         kind = kind.with_suffix("")
     if kind.is_relative_to(data_set.within[1]):
         kind = kind.relative_to(data_set.within[1])
-    return f"{data_set.name}/{kind.as_posix()}"
+    place = data_set.root.absolute().relative_to(folder.absolute().parent)
+    return (place / kind).as_posix()
 
 
 def synthetic_photos(c: Config) -> Iterator[Photo]:

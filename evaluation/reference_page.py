@@ -19,19 +19,20 @@ from utils.files import write_atomically
 TITLE = "Noisy photos as references"
 SHOWN = 24  # photos whose noise level is drawn; the others' is in the table of the file
 NEAREST = 3
+UNKNOWN = "unknown"
 CHANNELS = "red", "green", "blue"
 
 COLUMNS = (
     Column("number", "#", "d"),
-    Column("photo", "photo"),
     Column("verdict", "verdict"),
     Column("distance", "distance", ".1f"),
-    Column("nearest", "nearest kinds of noise"),
+    Column("photo", "photo"),
     Column("std", "noise std", ".1f"),
     Column("correlation", "correlation", ".2f"),
     Column("flat", "flat area", ".0%"),
     Column("camera", "camera"),
     Column("iso", "ISO"),
+    Column("nearest", "nearest kinds of noise"),
 )
 LEVELS = [round(255 * (k + 0.5) / BINS) for k in range(BINS)]
 FILE_COLUMNS = (
@@ -45,7 +46,7 @@ FILE_COLUMNS = (
 
 @dataclass(frozen=True)
 class Inspected:
-    """A photo. z: (d,); camera and iso: "unknown" where it has no such EXIF data."""
+    """A photo. z: (d,); camera and iso: UNKNOWN where it has no such EXIF data."""
 
     name: str
     camera: str
@@ -53,6 +54,11 @@ class Inspected:
     noise: BlindNoise
     z: np.ndarray
     warnings: Sequence[Warned]
+
+    @property
+    def camera_or_folder(self) -> str:
+        folder = self.name.rpartition("/")[0]
+        return self.camera if self.camera != UNKNOWN else folder or UNKNOWN
 
     @property
     def text(self) -> str:
@@ -106,25 +112,28 @@ def row(number: int, photo: Inspected, bank: Bank | None) -> Row:
 
 
 def _verdict(photos: Sequence[Inspected], bank: Bank | None, skipped: Sequence[str]) -> str:
-    doubtful = [(photo.name, photo.text) for photo in photos if photo.warnings]
+    """How many photos of each verdict, and what it means; then what could not be read."""
     if bank is None:
-        said = (
-            f"{len(photos)} photos; there is no bank of the training data to compare them with, so "
-            "none is judged."
-        )
+        said, meanings = f"{len(photos)} photos, not judged: there is no bank to compare with.", {}
     else:
-        counts = Counter(w.word for photo in photos for w in photo.warnings)
-        said = f"{len(photos) - len(doubtful)} of {len(photos)} photos look like the training data"
-        said += "".join(f"; {n} {word}" for word, n in sorted(counts.items())) + "."
-    lists = (("Doubtful", doubtful), ("Skipped", [("", line) for line in skipped]))
-    return f"<p>{escape(said)}</p>" + "".join(
-        f"<h3>{title}</h3><ul>{''.join(map(_item, lines))}</ul>" for title, lines in lists if lines
-    )
+        t = bank.thresholds
+        good = sum(not photo.warnings for photo in photos)
+        said = f"{good} of {len(photos)} photos are like the training data."
+        meanings = {
+            "far": f"over {t.far:.1f} degrees from every known kind of noise, as 1% of photos of "
+            "an unseen kind are: expect other noise than theirs.",
+            "unusual": f"over {t.usual:.1f} degrees, as 5% are: look at what is generated.",
+            "not flat": f"less than {t.flat:.1%} flat area, as 5% of the training photos have: "
+            "take one with sky, a wall or defocus.",
+        }
+    counts = Counter(w.word for photo in photos for w in photo.warnings)
+    lines = [f"{counts[word]} {word}: {text}" for word, text in meanings.items() if counts[word]]
+    html = f"<p>{escape(said)}</p>{_list(lines)}"
+    return html + (f"<h3>Skipped</h3>{_list(skipped)}" if skipped else "")
 
 
-def _item(line: tuple[str, str]) -> str:
-    name, text = map(escape, line)
-    return f"<li><strong>{name}</strong>: {text}</li>" if name else f"<li>{text}</li>"
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else ""
 
 
 def _maps(photos: Sequence[Inspected], bank: Bank | None) -> str:
@@ -134,13 +143,16 @@ def _maps(photos: Sequence[Inspected], bank: Bank | None) -> str:
         return "<p>Two points span no plane.</p>"
     graphs = []
     for name, groups in (
-        ("By camera", [photo.camera for photo in photos]),
+        (
+            "By camera, or folder where that is not known",
+            [photo.camera_or_folder for photo in photos],
+        ),
         ("By ISO", [photo.iso for photo in photos]),
     ):
         svg = embedding_map(z, groups, bank and bank.embeddings)
         caption = f"{len(photos)} photos"
         caption += f", on {len(bank.embeddings)} of the training data in grey." if bank else "."
-        key = name.split()[-1].lower()
+        key = str(len(graphs))
         graphs.append(graph(with_unique_ids(svg, f"map-{key}"), name, caption))
     return f'<div class="graphs">{"".join(graphs)}</div>'
 
@@ -170,18 +182,17 @@ def _notes(bank: Bank | None) -> list[str]:
         "Noise is measured in 8x8 blocks without texture: its standard deviation in 8-bit levels, "
         "its correlation that of neighbouring pixels, mean of both directions. What is finer than "
         "a block and not noise is taken for it; coarse noise is missed.",
-        "Flat area is the share of blocks without texture in any channel, and hardly clipped.",
+        "Flat area is the share of blocks without texture and hardly clipped, mean over channels.",
     ]
     if bank is None:
         return notes
-    t = bank.thresholds
     return [
         *notes,
         "Distance is the angle, in degrees, between the photo's embedding and the mean of a kind "
         f"of noise in the bank: {bank.origin}, {len(bank.kinds)} kinds.",
-        f"unusual: over {t.usual:.1f} degrees, far: over {t.far:.1f}. These are the 95th and 99th "
-        "percentile of the distance of the bank's photos to the nearest kind but their own.",
-        f"not flat: below {t.flat:.1%}, which 99% of the bank's photos exceed.",
+        "Its thresholds are the 95th and 99th percentile of the distance of the bank's photos to "
+        "the nearest kind but their own, as if that were not there; that of flat area is its "
+        "5th percentile over them.",
         "The map's axes are the bank's principal components, the same for every folder. Points "
         "near each other there may be far in the other dimensions; distances are not.",
     ]

@@ -36,7 +36,7 @@ class BlindNoise(NamedTuple):
     sigma: float  # over the photo and its channels
     curve: np.ndarray  # (3, BINS): by channel, in equal bins of the intensity
     correlation: np.ndarray  # (2,): of horizontal and of vertical neighbours, mean over channels
-    flat: float  # share of 8x8 blocks that have texture in no channel and are hardly clipped
+    flat: float  # share of 8x8 blocks without texture and hardly clipped, mean over channels
 
 
 def embed_photo(network: NoiseTransfer, path: Path, pixels: np.ndarray) -> torch.Tensor:
@@ -75,7 +75,7 @@ def blind_noise(pixels: np.ndarray) -> BlindNoise:
         sigma=float(np.sqrt(np.mean(variance))),
         curve=np.stack([_curve(c.mean[c.flat], c.variance[c.flat]) for c in channels]),
         correlation=correlations[known].mean(axis=0) if known.any() else np.full(2, np.nan),
-        flat=float(np.mean(np.all([c.flat for c in channels], axis=0))),
+        flat=float(np.mean([c.flat for c in channels])),
     )
 
 
@@ -93,7 +93,7 @@ class Thresholds:
 
     usual: float  # the 95th
     far: float  # the 99th
-    flat: float  # share of flat area that 99% of the photos exceed
+    flat: float  # share of flat area that 95% of the photos exceed
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Bank:
         distance[np.arange(len(kind)), kind] = np.inf
         usual, far = np.percentile(distance.min(axis=1), (95, 99)).tolist()
         return cls(
-            **{**vars(bank), "thresholds": Thresholds(usual, far, float(np.percentile(flat, 1)))}
+            **{**vars(bank), "thresholds": Thresholds(usual, far, float(np.percentile(flat, 5)))}
         )
 
     def distances(self, z: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def warn(bank: Bank, z: np.ndarray, flat: float) -> list[Warned]:
         found.append(Warned(word, text))
     if flat < t.flat:
         text = (
-            f"{flat:.1%} of it is flat, where 99% of the training photos have more than "
+            f"{flat:.1%} of it is flat, where 95% of the training photos have more than "
             f"{t.flat:.1%}; take one with sky, a wall or defocus"
         )
         found.append(Warned("not flat", text))

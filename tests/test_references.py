@@ -58,7 +58,7 @@ def test_white_noise_is_measured_by_intensity_and_channel() -> None:
         assert np.isnan(curve[(middles < 0.17) | (middles > 0.83)]).all()
     # 3 x 1024 blocks of 56 pairs of neighbours each way.
     np.testing.assert_allclose(found.correlation, 0, atol=5 / np.sqrt(3 * 1024 * 56))
-    assert found.flat > 0.95  # 0.99^3
+    assert found.flat > 0.98  # 1% of pure noise exceeds the limit, too
 
 
 @pytest.mark.parametrize("a", [0.1, 0.25])
@@ -74,11 +74,11 @@ def test_correlation_of_neighbours_each_way(a: float) -> None:
 
 
 def test_texture_is_not_flat() -> None:
-    """The left half is, 128 of 256 pixels, but for what pure noise exceeds (3%)."""
+    """The left half is, 128 of 256 pixels, but for what pure noise exceeds (1%, at most 2)."""
     noise = 0.02 * np.random.default_rng(0).standard_normal((256, 256, 3))
-    stripes = 0.2 * np.sin(np.arange(256) / 2)[:, None, None] * (np.arange(256) >= 128)[:, None]
+    stripes = 0.2 * np.sin(np.arange(256))[:, None, None] * (np.arange(256) >= 128)[:, None]
     found = blind_noise(stored(0.5 + stripes + noise))
-    assert 0.46 < found.flat <= 0.5
+    assert 0.48 < found.flat <= 0.5
     assert found.sigma == pytest.approx(0.02, rel=0.03)
 
 
@@ -111,7 +111,7 @@ def test_thresholds_leave_the_photos_own_kind_out() -> None:
     usual, far = np.percentile([45, 35, 35, 40, 45], (95, 99))
     assert bank.thresholds.usual == pytest.approx(usual, abs=0.05)  # stored as float16
     assert bank.thresholds.far == pytest.approx(far, abs=0.05)
-    assert bank.thresholds.flat == pytest.approx(np.percentile([0.1, 0.2, 0.3, 0.4, 0.5], 1))
+    assert bank.thresholds.flat == pytest.approx(0.12)  # 1/5 of the way to the second
     names, distances = zip(*bank.nearest(at(20)[0]), strict=True)
     assert names == ("a", "b", "c")
     assert distances == pytest.approx((15, 25, 70), abs=0.05)
