@@ -18,6 +18,9 @@ device or the tiles.
 --strength is a factor of the generated noise. What it is honest for: somewhat more or less of the
 same noise. What it is not: another ISO, whose noise also depends on the intensity in another way.
 
+A reference unlike what the weights were trained on, or with little flat area, is warned of where
+bank.npz is beside them; inspect_references.py tells more.
+
 An image goes through the network in tiles as large as the free memory allows, without seams: on
 the CPU the process takes some 2 GB for 12 megapixels and more. OUTPUT/comparison.html shows clean,
 reference and generated crops of the first images, pixel for pixel.

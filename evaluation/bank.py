@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         flat,
         sha256(weights / "encoder_k.pt"),
         network.reference_patch,
-        f"{len(photos)} photos at most {c.per_kind} a kind, seed {c.seed}",
+        f"{len(photos)} photos, at most {c.per_kind} a kind, seed {c.seed}",
     )
     path = c.output or weights / FILE
     bank.write(path)
