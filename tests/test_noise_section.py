@@ -14,11 +14,11 @@ from tests.test_report import sample, write
 
 
 def test_pictures_are_the_middle_of_the_images_to_the_level(tmp_path: Path) -> None:
-    one = sample(size=(80, 100))
+    one = sample(size=(144, 164))
     page = write(tmp_path / "a.html", sections=[NoiseSection("s", [one], None, None)])
 
     def middle(image: Tensor) -> np.ndarray:
-        return 255 * image.double().numpy().transpose(1, 2, 0)[8:72, 18:82]  # 64 of 80 and of 100
+        return 255 * image.double().numpy().transpose(1, 2, 0)[8:136, 18:146]  # 128 of 144, 164
 
     generated = one.generated["NoiseTransfer"]
     for what, image in (
