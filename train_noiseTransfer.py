@@ -407,8 +407,9 @@ def gradients(
             f_real, q_real = e_q.embed(noisy1)
             f_fake, q_fake = e_q.embed(fake)
         if discriminates(c):
-            g_real, d_real = e_q.discriminate(clean, noisy1, z)
-            g_fake, d_fake = e_q.discriminate(clean, fake, z)
+            modulation = e_q.modulation(z)
+            g_real, d_real = e_q.discriminate(clean, noisy1, modulation)
+            g_fake, d_fake = e_q.discriminate(clean, fake, modulation)
 
     # The paper's terms: generator (Eq. 4.8); encoder, also the discriminator (Eq. 4.9)
     if discriminates(c):

@@ -8,12 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import (
+    Affine,
+    CINBank,
     CompilableBlock,
     ConditionalInstanceNorm,
     NormActConv,
     SNConv2d,
     SNLinear,
+    instance_norm,
     leaky_relu,
+    shared_affine,
 )
 
 STAGE_BLOCKS = (2, 3, 4)
@@ -31,14 +35,10 @@ class TwoPathBlock(CompilableBlock):
         self.gan_cin2 = ConditionalInstanceNorm(channels, embed_dim)
         self.conv2 = SNConv2d(channels, channels, 3)
 
-    def forward(self, x: Tensor, z: Tensor | None) -> Tensor:
-        """The embedding path without z, the discriminating one with z (B, d)."""
-        if z is None:
-            h = self.conv1(leaky_relu(self.noise_inorm1(x)))
-            h = self.conv2(leaky_relu(self.noise_inorm2(h)))
-        else:
-            h = self.conv1(leaky_relu(self.gan_cin1(x, z)))
-            h = self.conv2(leaky_relu(self.gan_cin2(h, z)))
+    def forward(self, x: Tensor, first: Affine, second: Affine) -> Tensor:
+        """first, second: of the path's two norms."""
+        h = self.conv1(leaky_relu(instance_norm(x, first)))
+        h = self.conv2(leaky_relu(instance_norm(h, second)))
         return x + h  # Eq. 2.1
 
 
@@ -87,6 +87,11 @@ class NoiseEncoder(nn.Module):
         self.conv_down1 = SNConv2d(k1, k2, 4)
         self.conv_down2 = SNConv2d(k2, k3, 4)
         self.mlp_noise = EmbeddingMLP(k1 + k2 + k3, embed_dim)
+        self._banks = [
+            CINBank(m for m in nn.ModuleList([blocks, head]).modules()
+                    if isinstance(m, ConditionalInstanceNorm))
+            for blocks, _, head, _, _ in self._stages()
+        ]  # fmt: skip
 
     def embed(self, noisy: Tensor) -> tuple[list[Tensor], Tensor]:
         """noisy (B, 3, H, W) -> feature maps f_s [(B, C_s, H_s, W_s)] * 3, embedding z (B, d).
@@ -95,10 +100,12 @@ class NoiseEncoder(nn.Module):
         """
         x = self.pre_noise(2 * noisy - 1)
         features = []
-        for blocks, head, _, _, down in self._stages():
+        for blocks, (conv1, end), _, _, down in self._stages():
+            norms = [n for b in blocks for n in (b.noise_inorm1, b.noise_inorm2)]
+            affine = iter(shared_affine([*norms, end.norm], len(noisy)))
             for block in blocks:
-                x = block(x, None)
-            features.append(head(x))  # Eq. 2.2
+                x = block(x, next(affine), next(affine))
+            features.append(end(conv1(x), next(affine)))  # Eq. 2.2
             x = down(x) if down is not None else x
         pooled = torch.cat([f.mean(dim=(2, 3)) for f in features], dim=1)
         return features, F.normalize(self.mlp_noise(pooled).float(), dim=1)  # Eq. 2.3
@@ -107,21 +114,30 @@ class NoiseEncoder(nn.Module):
         """Those that `embed` uses, in the order of `parameters`."""
         return [p for name, p in self.named_parameters() if "gan" not in name]
 
+    def modulation(self, z: Tensor) -> list[list[Affine]]:
+        """What `discriminate` takes of z (B, d), computed once where it is called twice."""
+        return [bank(z) for bank in self._banks]
+
     def discriminate(
-        self, clean: Tensor, noisy: Tensor, z: Tensor
+        self, clean: Tensor, noisy: Tensor, z: Tensor | list[list[Affine]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """clean, noisy (B, 3, H, W), z (B, d) -> feature maps g_s, logit maps (B, 1, H_s, W_s).
 
-        Logits say whether `noisy` is `clean` under real noise of the kind that z embeds.
+        Logits say whether `noisy` is `clean` under real noise of the kind that z embeds. z: or what
+        `modulation` made of it.
         """
         x = self.pre_gan(torch.cat([2 * clean - 1, noisy - clean], dim=1))  # Eq. 2.4
         features, logits = [], []
-        for blocks, _, (conv1, cin, conv3), to_logit, down in self._stages():
+        modulation = self.modulation(z) if isinstance(z, Tensor) else z
+        for (blocks, _, (conv1, cin, conv3), to_logit, down), norms in zip(
+            self._stages(), modulation, strict=True
+        ):
+            affine = iter(norms)
             for block in blocks:
-                x = block(x, z)
+                x = block(x, next(affine), next(affine))
             # Unlike in the embedding path, the trunk goes on from inside the head: golden.json's
             # figures hold for this only.
-            x = cin(conv1(x), z)  # Eq. 2.5
+            x = cin(conv1(x), next(affine))  # Eq. 2.5
             g = conv3(leaky_relu(x))
             features.append(g)
             logits.append(to_logit(g))

@@ -3,12 +3,21 @@
 Paper, Sec. 3.2.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from models.layers import SFT, CompilableBlock, NoiseSource, SNConv2d, SNConvTranspose2d, leaky_relu
+from models.layers import (
+    SFT,
+    Affine,
+    CompilableBlock,
+    NoiseSource,
+    SFTBank,
+    SNConv2d,
+    SNConvTranspose2d,
+    leaky_relu_,
+)
 from utils.seeding import derived_seed
 
 STAGE_BLOCKS = (4, 3, 2)
@@ -96,10 +105,11 @@ class SFTBlock(CompilableBlock):
         self.sft2 = SFT(channels, embed_dim)
         self.conv2 = SNConv2d(channels, channels, 3)
 
-    def forward(self, x: Tensor, z: Tensor, n1: Tensor, n2: Tensor) -> Tensor:
-        """x: (B, C, H, W); z: (B, d); n1, n2: (B, 1, H, W)."""
-        h = self.conv1(leaky_relu(self.sft1(x, z, n1)))
-        return x + self.conv2(leaky_relu(self.sft2(h, z, n2)))  # Eq. 3.1
+    def forward(self, x: Tensor, first: Affine, second: Affine) -> Tensor:
+        """x: (B, C, H, W); first, second: of the two SFT layers."""
+        h = self.conv1(leaky_relu_(self.sft1(x, first)))
+        h = self.sft2(h, second)
+        return x + self.conv2(leaky_relu_(h))  # Eq. 3.1
 
 
 class NoiseGenerator(nn.Module):
@@ -131,6 +141,11 @@ class NoiseGenerator(nn.Module):
         self.conv_skip1 = SNConv2d(2 * k1, k1, 3)
         self.blocks1_ = blocks(n1, k1)
         self.conv_last = SNConv2d(k1, 3, 1)
+        stages = (self.blocks1, self.blocks1_), (self.blocks2, self.blocks2_), (self.blocks3,)
+        self._banks = [
+            SFTBank(sft for run in stage for block in run for sft in (block.sft1, block.sft2))
+            for stage in stages
+        ]
 
     def forward(self, clean: Tensor, z: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """clean (B, 3, H, W) in [0, 1], H and W divisible by 4; z (B, d) -> residual (B, 3, H, W).
@@ -140,21 +155,36 @@ class NoiseGenerator(nn.Module):
         """
         if clean.shape[2] % 4 or clean.shape[3] % 4:
             raise ValueError(f"height and width must divide by 4, got {tuple(clean.shape)}")
-        maps = iter(self.noise_maps(clean, noise or normal_noise()))
+        affine = self.modulation(clean, z, noise or normal_noise())
 
         def run(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+            own = affine.pop(0)
             for block in blocks:
-                x = block(x, z, next(maps), next(maps))
+                x = block(x, next(own), next(own))
             return x
+
+        def joined(up: Tensor, skip: Tensor) -> Tensor:
+            return leaky_relu_(torch.cat([up, skip], dim=1))
 
         x1 = run(self.blocks1, self.conv_first(2 * clean - 1))  # Eq. 3.2
         x2 = run(self.blocks2, self.conv_down1(x1))
         x3 = run(self.blocks3, self.conv_down2(x2))
-        y2 = self.conv_skip2(leaky_relu(torch.cat([self.conv_up2(x3), x2], dim=1)))
-        y2 = run(self.blocks2_, y2)
-        y1 = self.conv_skip1(leaky_relu(torch.cat([self.conv_up1(y2), x1], dim=1)))
-        y1 = run(self.blocks1_, y1)
-        return self.conv_last(leaky_relu(y1))
+        # Nested, and in place: of a large image, what has a name here would be the peak of memory.
+        y2 = run(self.blocks2_, self.conv_skip2(joined(self.conv_up2(x3), x2)))
+        y1 = run(self.blocks1_, self.conv_skip1(joined(self.conv_up1(y2), x1)))
+        return self.conv_last(leaky_relu_(y1))
+
+    def modulation(self, clean: Tensor, z: Tensor, noise: NoiseSource) -> list[Iterator[Affine]]:
+        """Of every SFT layer, by the runs of layers in the order in which they are applied."""
+        maps = self.noise_maps(clean, noise)
+        runs = []
+        for blocks in (self.blocks1, self.blocks2, self.blocks3, self.blocks2_, self.blocks1_):
+            runs.append(maps[: 2 * len(blocks)])
+            maps = maps[2 * len(blocks) :]
+        down1, down2, middle, up2, up1 = runs
+        first, second, third = self._banks
+        (down1, up1), (down2, up2) = first(z, [down1, up1]), second(z, [down2, up2])
+        return [down1, down2, *third(z, [middle]), up2, up1]
 
     @torch.compiler.disable  # the noise source may hold a generator, which cannot be traced
     def noise_maps(self, clean: Tensor, noise: NoiseSource) -> list[Tensor]:

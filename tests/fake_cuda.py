@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from data.items import blur_matrix
 from models.losses import cosine_transform
@@ -115,6 +116,21 @@ def _is_fake(x: Any) -> bool:
     return isinstance(x, FakeTensor)
 
 
+class _Autocast(TorchFunctionMode):
+    """CUDA's autocast, which C++ leaves out for what it takes for `meta`."""
+
+    LOWER = frozenset({
+        torch.nn.functional.linear, torch.conv2d, torch.conv_transpose2d, torch.bmm, torch.matmul,
+        torch.mm, torch.baddbmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm,
+    })  # fmt: skip
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None):
+        if func in self.LOWER and torch.is_autocast_enabled("cuda"):
+            dtype = torch.get_autocast_dtype("cuda")
+            args = [x.to(dtype) if _is_fake(x) and x.dtype == torch.float32 else x for x in args]
+        return func(*args, **(kwargs or {}))
+
+
 class _Generator(torch.Generator):
     device, offset = CUDA, 0
 
@@ -169,7 +185,7 @@ def fake_cuda() -> Iterator[FakeCuda]:
         patch(torch.cuda, "Event", type("Event", (_Event,), {"mode": mode}))
         patch(torch.cuda, "is_bf16_supported", always(True))
         patch(torch.cuda.amp.common, "amp_definitely_not_available", always(False))
-        with mode:
+        with mode, _Autocast():
             for cache in CACHES:
                 patches.callback(cache.cache_clear)
                 cache.cache_clear()

@@ -176,8 +176,9 @@ def test_items_of_the_synthetic_denoiser(cuda: FakeCuda, store: ImageStore) -> N
 def test_transfer(cuda: FakeCuda, reference_patch: int | None, size: tuple[int, int]) -> None:
     transfer = transfer_on_cuda()
     transfer.reference_patch = reference_patch
-    cuda.forget()
     clean, reference = images(2, 3, *size), images(1, 3, 40, 33)
+    transfer.transfer(clean, reference)  # fills caches
+    cuda.forget()
     for noise in (None, per_image_noise([1, 2])):
         noisy = transfer(clean, reference, noise)
         assert (noisy.shape, noisy.dtype, noisy.device) == (clean.shape, torch.float32, CUDA)

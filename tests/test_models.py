@@ -14,6 +14,7 @@ from models.layers import (
     converge_spectral_norm,
     shared_spectral_norm,
 )
+from models.tiles import bytes_per_pixel
 from tests.helpers import images
 
 NETWORKS = {"encoder": NoiseEncoder, "generator": NoiseGenerator}
@@ -284,6 +285,44 @@ def test_networks_of_one_block_keep_their_own_weights(encoder):
     torch.testing.assert_close(b, other.embed(noisy)[1], rtol=1e-4, atol=1e-5)
     assert a.requires_grad
     assert not b.requires_grad
+
+
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "trained"])
+def test_changed_weights_are_normalised_again(how: str) -> None:
+    """Frozen ones in evaluation mode are, until then, normalised once; others at every block."""
+    network, noisy = NoiseEncoder(4, 8).eval(), images(1, 1, 3, 16, 16)
+    network.requires_grad_(how == "trained")
+
+    def shared() -> Tensor:
+        with torch.no_grad(), shared_spectral_norm(network):
+            return network.embed(noisy)[1]
+
+    before = shared()
+    assert torch.equal(shared(), before)
+    weight = network.mlp_noise.linear2.linear.weight_orig
+    if how == "load_state_dict":
+        network.load_state_dict(NoiseEncoder(4, 8).state_dict())
+    elif how == "in place":
+        with torch.no_grad():
+            weight.copy_(torch.randn(8, 28))
+    else:
+        weight.data.copy_(torch.randn(8, 28))  # which no counter of changes notices
+    torch.testing.assert_close(shared(), network.embed(noisy)[1].detach(), rtol=1e-4, atol=1e-5)
+    assert (shared() - before).abs().max() > 1e-3
+
+
+def test_modulation_a_layer_at_a_time_is_that_of_all_at_once(generator, monkeypatch) -> None:
+    """As large images have it: the same, in the memory of one layer's maps."""
+    z = nn.functional.normalize(torch.randn(2, 8))
+    assert bytes_per_pixel(NoiseGenerator()) < 2200  # 8 or 9 maps of 64 channels
+
+    def made() -> Tensor:
+        noise = normal_noise(torch.Generator().manual_seed(1))
+        return generator(images(0, 2, 3, 32, 32), z, noise)
+
+    at_once = made()
+    monkeypatch.setattr("models.layers.AT_ONCE", 1)
+    torch.testing.assert_close(made(), at_once)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

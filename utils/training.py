@@ -139,8 +139,9 @@ def apply_gradients(
 def average_weights(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """theta_ema <- decay theta_ema + (1 - decay) theta; buffers (norm statistics) are copied."""
     torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
-    for average, value in zip(ema.buffers(), network.buffers(), strict=True):
-        average.copy_(value)
+    buffers = list(ema.buffers()), list(network.buffers())
+    if buffers[0]:
+        torch._foreach_copy_(*buffers)
 
 
 class Means:
