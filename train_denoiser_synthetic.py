@@ -43,7 +43,7 @@ from utils.config import parse, print_config
 from utils.distributed import average_gradients, is_first, launch, local_batch
 from utils.errors import UserError, exit_on_user_error
 from utils.graph import captures
-from utils.precision import autocast, set_float32_precision
+from utils.precision import autocast, set_float32_precision, with_cast_weights
 from utils.resume import saved_settings
 from utils.seeding import Randomness, randomness
 from utils.training import GradientMean, apply_gradients, average_weights, save_weights
@@ -94,7 +94,7 @@ def train_step(
     for part, its_reference in zip(clean.split(n), reference.split(n), strict=True):
         with autocast(c.precision, clean.device):
             noisy = transfer(part, its_reference, noise)  # clipped, no gradient
-            denoised = s.denoiser(noisy[inner])
+            denoised = with_cast_weights(s.denoiser, noisy[inner])
         loss = F.l1_loss(denoised.float(), part[inner])  # Eq. 5.1
         grads = torch.autograd.grad(loss, list(s.denoiser.parameters()))
         mean.add([grads], {"loss_l1": loss.detach()})

@@ -1,5 +1,7 @@
 """bf16 beside float32 on the path that trains; what a step may cost."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,11 +9,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_denoiser as DENOISER
 import train_noiseTransfer as NT
 from data.items import Triplet
-from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
+from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.generator import normal_noise
 from models.layers import SpectralWeight, shared_spectral_norm
 from tests.helpers import images
-from utils.precision import autocast, set_float32_precision
+from utils.precision import autocast, set_float32_precision, with_cast_weights
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,6 +47,21 @@ def test_float32_products_are_exact_unless_asked(tf32) -> None:
         assert torch.backends.cudnn.allow_tf32 == tf32
     finally:
         set_float32_precision("fp32")
+
+
+@pytest.mark.parametrize("name", ["ridnet", "dncnn", "unet"])
+def test_weights_cast_together_are_those_of_autocast(name: str) -> None:
+    """Bit for bit: result, gradients, and the statistics of norms."""
+    torch.manual_seed(0)
+    x, results = images(0, 2, 3, 16, 16), []
+    network = build_denoiser(name, 4)
+    for run in (lambda twin: twin(x), lambda twin: with_cast_weights(twin, x)):
+        twin = copy.deepcopy(network)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = run(twin)
+        grads = torch.autograd.grad(y.float().square().sum(), list(twin.parameters()))
+        results.append([y, *grads, *twin.buffers()])
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def step(precision: str, device: torch.device) -> tuple[NT.State, dict[str, float], dict]:
