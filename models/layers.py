@@ -219,6 +219,10 @@ class SFTBank:
 
     def _offsets(self, maps: list[Tensor], columns: Tensor, second: Tensor) -> Iterable[Tensor]:
         """beta of k layers (B, C, H, W) each: columns (k, B, r, 2), second (k, C, r)."""
+        if len(maps) == 1:  # of a large image: on a CPU, its products would take more memory
+            slope, constant = columns[0, ..., None, None].unbind(2)  # (B, r, 1, 1)
+            hidden = torch.addcmul(constant, maps[0].to(columns.dtype), slope)
+            return [F.conv2d(leaky_relu_(hidden), second[0, ..., None, None])]
         n = torch.stack(maps).flatten(3).to(columns.dtype)  # (k, B, 1, H W)
         hidden = columns @ F.pad(n, (0, 0, 0, 1), value=1.0)  # (k, B, r, H W), Eq. 1.5
         beta = second[:, None] @ leaky_relu_(hidden)
