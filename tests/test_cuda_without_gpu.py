@@ -72,10 +72,11 @@ LITE = NT.PRESETS["lite"] | dict(batch=4, queue_size=16)
         LITE | dict(encoder_steps=9),
         LITE | dict(encoder_steps=0),
         LITE | dict(encoder_steps=0, precision="fp32", freeze_encoder=False, grad_accum=2),
+        LITE | dict(encoder_steps=0, w_quantile=1.0, second_draw_steps=10**9),
         NT.PRESETS["release"] | dict(encoder_steps=0, queue_size=16),
     ],
     ids=["paper", "fp32, EMA", "accumulated, no noise", "lite, encoder", "lite",
-         "lite, accumulated", "release"],
+         "lite, accumulated", "two draws", "release"],
 )  # fmt: skip
 def test_generator_step(cuda: FakeCuda, changes: dict) -> None:
     c = NT.Config(**changes | SMALL)
