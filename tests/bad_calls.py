@@ -410,7 +410,7 @@ SCRIPTS = [
          "--scenes 0 --side 384: from 1 and 64"),
     Case("camera pairs: random levels as SIDD",
          lambda f: simulated(f, "--levels", "random", "--layout", "sidd"),
-         "--levels random use --layout paired"),
+         "with other --levels use --layout paired"),
 
     Case("doctor: no such folder", lambda f: examined(f / "none"), "none: no such folder; check"),
     Case("doctor: truncated image",

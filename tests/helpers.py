@@ -38,6 +38,8 @@ def read_png(path: Path) -> np.ndarray:
 class Items:
     """In place of a data set: constant patches, so that it shows which one is used for what."""
 
+    stores = ()
+
     def triplets(self, n: int, rng: object, reference_size: int | None = None) -> Triplet:
         sizes = {0.25: 16, 0.5: 16, 0.75: reference_size or 16}
         return Triplet(*(torch.full((n, 3, size, size), x) for x, size in sizes.items()))

@@ -178,7 +178,7 @@ def test_transfer(cuda: FakeCuda, reference_patch: int | None, size: tuple[int, 
     transfer = transfer_on_cuda()
     transfer.reference_patch = reference_patch
     clean, reference = images(2, 3, *size), images(1, 3, 40, 33)
-    transfer.transfer(clean, reference)  # fills caches
+    transfer(clean, reference)  # fills caches
     cuda.forget()
     for noise in (None, per_image_noise([1, 2])):
         noisy = transfer(clean, reference, noise)
