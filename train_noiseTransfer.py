@@ -226,7 +226,7 @@ LITE = dict(
 PRESETS = {
     "paper": {},
     "lite": LITE,
-    # Six minutes on one H100. It beat `lite` on simulated cameras, not on SIDD (docs/notebook.md).
+    # Six minutes on one H100. The shipped weights began so; see ckpts/README.md for the rest.
     "small": LITE | dict(
         width=24, batch=64, patch=64, border=12, queue_size=2048, ema=0.998, precision="tf32",
         epochs=9, steps_per_epoch=1200, encoder_steps=3600, w_quantile=3.0, w_statistics=1.5,

@@ -243,3 +243,20 @@ def test_training_table_is_that_of_the_presets() -> None:
             steps, lr = f"{c.epochs * c.steps_per_epoch:,}", f"{c.lr:.0e}".replace("e-0", "e-")
             settings = f"`{preset}` | {c.width} | {c.batch}, {c.patch} | {steps} | {lr}, "
             assert settings in row, script.__name__
+
+
+def test_the_sample_is_measured_whatever_is_in_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """supp_tbl.py takes it where the named folder is there and holds nothing."""
+
+    def measure(argv: list[str]) -> None:
+        folder = Path(argv[argv.index("--test-images") + 1])
+        assert folder.is_dir()
+        assert not any(folder.iterdir())
+        raise InterruptedError
+
+    monkeypatch.setattr(make_readme, "ROOT", tmp_path)
+    monkeypatch.setattr(make_readme.supp_tbl, "main", measure)
+    with pytest.raises(InterruptedError):
+        make_readme.main([])
