@@ -90,10 +90,11 @@ class Networks:
 
     def __init__(self, c: Config) -> None:
         from denoise import find_weights
+        from evaluation.references import embed_photo
         from models.denoisers import denoiser_from_checkpoint
         from models.noise_transfer import NoiseTransfer
         from models.tiles import Tiler
-        from transfer_noise import embed
+        from utils.folder_jobs import read_in_memory
         from utils.memory import keep_pages
 
         keep_pages()
@@ -102,7 +103,7 @@ class Networks:
         self.denoiser = denoiser_from_checkpoint(find_weights(beside(c.denoiser)), device)
         self.tiler = Tiler(self.transferring.generator, device)
         self.denoising_tiler = Tiler(self.denoiser, device)
-        self.embed = lru_cache(8)(lambda path: embed(self.transferring, [path])[0][0].z)
+        self.embed = lru_cache(8)(lambda p: embed_photo(self.transferring, p, read_in_memory(p)[0]))
 
     def transfer(self, reference: Path, clean: Path, strength: float, told: Progress) -> "Result":
         from evaluation.photo_section import Result, white_noise

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 
+import demo
 from models import NoiseTransfer
 from models.denoisers import denoiser_from_checkpoint
 from models.generator import placed_noise
@@ -234,6 +235,27 @@ def test_a_visit(page: Page, server: tuple[str, Path, Path], tmp_path: Path) -> 
     assert page.hosts() == {"127.0.0.1"}
     assert set(asked_for.read_text().split()) <= {"127.0.0.1", "localhost", "None"}
     assert "Traceback" not in log.read_text()
+
+
+def test_what_the_page_computes_needs_no_gradio(tmp_path: Path) -> None:
+    """As the scripts would, of the files that were dropped."""
+    write_networks(tmp_path / "ckpts")
+    nt, ridnet = tmp_path / "ckpts/NT", tmp_path / "ckpts/sidd/ridnet_g.pt"
+    networks = demo.Networks(demo.Config(weights=nt, denoiser=ridnet, gpu="cpu"))
+    reference, clean = photo(40, 50), photo(33, 60, np.uint16, seed=1)
+    files = tmp_path / "reference.png", tmp_path / "clean.tif"
+    for file, image in zip(files, (reference, clean), strict=True):
+        write_image(file, image)
+    result = networks.transfer(*files, 0.5, lambda share, desc: None)
+    transfer = NoiseTransfer.from_checkpoint(nt)
+    x, y = (integer_to_float(image)[None] for image in (clean, reference))
+    expected = transfer.generate(x, transfer.embed(y), placed_noise([0]), 0.5)
+    # To a 16-bit step or two: sums in another order.
+    np.testing.assert_allclose(result.noisy, float_to_integer(expected[0], np.uint16), atol=3)
+    denoised = networks.denoise(result, lambda share, desc: None).denoised
+    with torch.no_grad():
+        expected = denoiser_from_checkpoint(ridnet)(integer_to_float(result.noisy)[None])
+    np.testing.assert_allclose(denoised, float_to_integer(expected[0], np.uint16), atol=3)
 
 
 SIZES = "return [...document.querySelectorAll('.view img')].map(e => e.naturalWidth).join()"
