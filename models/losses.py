@@ -62,7 +62,7 @@ def consistency_loss(real: Tensor, fake: Tensor) -> Tensor:
 # second: of another draw of the generator for the same image and reference, without a gradient.
 
 
-def _expected(
+def _score(
     real: Tensor,
     fake: Tensor,
     second: Tensor | None,
@@ -135,7 +135,7 @@ def band_losses(real: Tensor, fake: Tensor, second: Tensor | None = None) -> tup
         return torch.stack([energy, absolute - energy])
 
     both = _each(logs, real, fake, second)
-    energy, shape = (_expected(*(x if x is None else x[i] for x in both)) for i in (0, 1))
+    energy, shape = (_score(*(x if x is None else x[i] for x in both)) for i in (0, 1))
     return energy, shape  # Eq. 9.6
 
 
@@ -147,7 +147,7 @@ def local_variance_loss(real: Tensor, fake: Tensor, second: Tensor | None = None
     def strength(noise: Tensor) -> Tensor:
         return (F.avg_pool2d(noise.square(), 8, 4) + floor).log() / 2
 
-    return _expected(*_each(strength, real, fake, second))  # Eq. 9.7
+    return _score(*_each(strength, real, fake, second))  # Eq. 9.7
 
 
 def local_mean_loss(real: Tensor, fake: Tensor, second: Tensor | None = None) -> Tensor:
@@ -157,7 +157,7 @@ def local_mean_loss(real: Tensor, fake: Tensor, second: Tensor | None = None) ->
     def means(noise: Tensor) -> Tensor:
         return F.avg_pool2d(noise, 12, 6) / strength
 
-    return _expected(*_each(means, real, fake, second))  # Eq. 9.8
+    return _score(*_each(means, real, fake, second))  # Eq. 9.8
 
 
 def quantile_loss(
@@ -174,7 +174,7 @@ def quantile_loss(
         strength = (blocks.square().mean(3, keepdim=True) + floor).sqrt()
         return (blocks / strength).sort(dim=-1).values
 
-    return _expected(*_each(quantiles, real, fake, second))  # Eq. 9.10
+    return _score(*_each(quantiles, real, fake, second))  # Eq. 9.10
 
 
 def autocorrelation_loss(
@@ -196,7 +196,7 @@ def autocorrelation_loss(
     def distance(one: Tensor, other: Tensor) -> Tensor:
         return (one - other).square().sum((3, 4)).mean()
 
-    return _expected(*_each(correlations, real, fake, second), distance)  # Eq. 9.9
+    return _score(*_each(correlations, real, fake, second), distance)  # Eq. 9.9
 
 
 def _energy_floor(noise: Tensor) -> Tensor:
