@@ -4,12 +4,12 @@ Denoisers go by the files they come from; `how` goes to evaluation.measure: seed
 workers, device.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Unpack
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from data.noise import NoiseModelDistribution
 from evaluation.baselines import BASELINES, bm3d, non_local_means
@@ -38,6 +38,7 @@ RESTORED = (
     Column("ssim", "SSIM", ".4f", best="greatest", meaning="structural similarity, 1 at best"),
     Column("pgap", "PGap", ".2f", meaning="dB below the same denoiser trained on real noise"),
 )
+BM3D = {"BM3D, blind": bm3d}
 DENOISING_COLUMNS = (*TEST_SET, *RESTORED)
 SYNTHETIC_COLUMNS = (*TEST_SET, Column("noise", "noise"), *RESTORED)
 
@@ -53,8 +54,9 @@ def denoising_table(
     **how: Unpack[How],
 ) -> Table:
     table = Table("denoising", "Denoising of real noise", DENOISING_COLUMNS)
+    untrained = {"non-local means, blind": non_local_means} | (BM3D if with_bm3d else {})
     for test_set in sets:
-        _add_denoisers(table, denoisers, test_set, {}, with_bm3d, **how)
+        _add_denoisers(table, denoisers, test_set, {}, untrained, **how)
     return table
 
 
@@ -72,7 +74,8 @@ def synthetic_table(
     for test_set in sets:
         for name, noise, count in rows:
             its = {"noise": noise, "passes": count, **how}
-            _add_denoisers(table, denoisers, test_set, {"noise": name}, with_bm3d, **its)
+            untrained = BM3D if with_bm3d else {}
+            _add_denoisers(table, denoisers, test_set, {"noise": name}, untrained, **its)
     return table
 
 
@@ -81,16 +84,14 @@ def _add_denoisers(
     denoisers: Mapping[Path, nn.Module],
     test_set: CleanImages | ImagePairs,
     labels: dict[str, str],
-    with_bm3d: bool,
+    untrained: Mapping[str, Callable[[Tensor], Tensor]],
     **how: Unpack[How],
 ) -> None:
-    """Rows of one test set and noise: the input, what needs no training, and every denoiser."""
+    """Rows of one test set and noise: the input, the untrained by title, and every denoiser."""
     measured = {file: evaluate_denoiser(d, test_set, **how) for file, d in denoisers.items()}
     first = next(iter(measured.values()))
     rows = [("noisy input", "", {"psnr": first["psnr_noisy"], "ssim": first["ssim_noisy"]})]
-    rows.append(("non-local means, blind", "", evaluate_denoiser(non_local_means, test_set, **how)))
-    if with_bm3d:
-        rows.append(("BM3D, blind", "", evaluate_denoiser(bm3d, test_set, **how)))
+    rows += [(name, "", evaluate_denoiser(d, test_set, **how)) for name, d in untrained.items()]
     rows += [(*denoiser_of(file), scores) for file, scores in measured.items()]
     # PGap: what is lost by training on this noise, against real noise and the same architecture.
     ceiling = {name: scores["psnr"] for name, noise, scores in rows if noise == "real"}
