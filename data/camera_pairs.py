@@ -11,7 +11,9 @@ of one ISO are one kind, whatever the phone, as the paper has it for SIDD.
 """
 
 import math
+import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +57,8 @@ class Config:
     side: int = 384
     """Pixels a side, at most."""
     seed: int = 0
+    workers: int = os.cpu_count() or 1
+    """Processes; the pairs are the same with any number."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         f"--blur {c.blur[0]} {c.blur[1]}: expected a range from 0 up",
     )
     require(c.kinds >= 1, f"--kinds {c.kinds}: expected 1 or more")
+    require(c.workers >= 1, f"--workers {c.workers}: expected 1 or more")
     require(
         c.levels == "measured" or c.layout == "paired",
         "--layout sidd names a phone and an ISO: with other --levels use --layout paired",
@@ -78,22 +83,32 @@ def main(argv: list[str] | None = None) -> None:
     kinds = list(NOISE_LEVEL) if c.levels == "measured" else range(c.kinds)
     settings = list(kinds) * c.scenes
     order = np.random.default_rng([c.seed, 2]).permutation(len(photos))
-    for i, kind in enumerate(tqdm(settings, unit="pair")):
-        rng = np.random.default_rng([c.seed, 3, i])
-        window = clean_window(photos[order[i % len(photos)]], c.side, rng)
-        if c.blur[1]:
-            window = gaussian_filter(window, (*[rng.uniform(*c.blur)] * 2, 0))
-        make, name = camera(c, kind, rng)
-        window = exposed(window, rng.uniform(*c.exposure))
-        clean, noisy = make(window, rng=rng)
-        if c.layout == "paired":
-            sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))
-        else:
-            scene = f"{i + 1:04d}_{i + 1:03d}_{name}_00100_5500_N"
-            sides = (f"Data/{scene}/{i + 1:04d}_{side}_SRGB_010.PNG" for side in ("GT", "NOISY"))
-        for path, image in zip(sides, (clean, noisy), strict=True):
-            write_image(c.output / path, image)
+    write = partial(write_pair, c)
+    of_each = (photos[order[i % len(photos)]] for i in range(len(settings)))
+    with ProcessPoolExecutor(c.workers) as pool:
+        written = pool.map(write, range(len(settings)), settings, of_each)
+        for _ in tqdm(written, total=len(settings), unit="pair"):
+            pass
     print(f"{len(settings)} pairs of {len(kinds)} kinds of noise written to {c.output}")
+
+
+def write_pair(c: Config, i: int, kind: tuple[str, int] | int, photo: Path) -> None:
+    """Pair i of a kind of noise; whatever is random in it is a function of the seed and i."""
+    cv2.setNumThreads(1)  # the processes are the threads
+    rng = np.random.default_rng([c.seed, 3, i])
+    window = clean_window(photo, c.side, rng)
+    if c.blur[1]:
+        window = gaussian_filter(window, (*[rng.uniform(*c.blur)] * 2, 0))
+    make, name = camera(c, kind, rng)
+    window = exposed(window, rng.uniform(*c.exposure))
+    clean, noisy = make(window, rng=rng)
+    if c.layout == "paired":
+        sides = (f"{side}/{name}/{i + 1:04d}.png" for side in ("clean", "noisy"))
+    else:
+        scene = f"{i + 1:04d}_{i + 1:03d}_{name}_00100_5500_N"
+        sides = (f"Data/{scene}/{i + 1:04d}_{side}_SRGB_010.PNG" for side in ("GT", "NOISY"))
+    for path, image in zip(sides, (clean, noisy), strict=True):
+        write_image(c.output / path, image)
 
 
 def camera(

@@ -173,9 +173,10 @@ class NoiseCorrelationDistribution:
     """Which correlations are drawn: none with probability 1 - p, else a camera's or stronger.
 
     An axis's kernel is (c, a, 1, a, c), as demosaicing, smoothing or sharpening leave one; a is
-    uniform in `neighbour`, then 30 % more or less an axis and 15 % a channel; c / a is uniform in
-    `second`. Neighbours correlate by (2 a + 2 a c) / (1 + 2 a^2 + 2 c^2): at c = 0 by 0.44 for a =
-    0.25. Channels are mixed by up to `colour`.
+    uniform in `neighbour`, then up to 30 % more or less an axis, half to 1.2 times a channel (of
+    cameras green differs from red and blue); c / a is uniform in `second`. Neighbours correlate by
+    (2 a + 2 a c) / (1 + 2 a^2 + 2 c^2): at c = 0 by 0.44 for a = 0.25. Channels are mixed by up to
+    `colour`.
     """
 
     p: float
@@ -186,7 +187,7 @@ class NoiseCorrelationDistribution:
     def draw(self, n: int, generator: torch.Generator) -> NoiseCorrelation:
         u = torch.rand(n, 2, generator=generator)[:, None, None, :]  # (n, 1, 1, 2)
         axis = 0.7 + 0.6 * torch.rand(n, 1, 2, generator=generator)
-        channel = 0.85 + 0.3 * torch.rand(n, 3, 1, generator=generator)
+        channel = 0.5 + 0.7 * torch.rand(n, 3, 1, generator=generator)
         a = (self.neighbour[0] + u[..., 0] * (self.neighbour[1] - self.neighbour[0])) * axis
         a = a * channel  # (n, 3, 2)
         c = a * (self.second[0] + u[..., 1] * (self.second[1] - self.second[0]))
