@@ -128,8 +128,9 @@ class Config(RunSettings):
 
     # Networks
     init: str = ""
-    """Folder of weights to start from (VUNet.pt, encoder_q.pt, encoder_k.pt), such as ckpts/NT: to
-    go on with data of one's own, or with --freeze-encoder and other terms."""
+    """Folder of weights to start from (VUNet.pt, encoder_q.pt, encoder_k.pt; statistics.pt, the
+    encoder's head, if there), such as ckpts/NT: to go on with data of one's own, or with
+    --freeze-encoder and other terms."""
     width: int = 64
     embed_dim: int = 128
     inject_noise: bool = True
@@ -286,6 +287,9 @@ class State(TrainingState):
                 (self.generator_ema, "VUNet.pt"),
             ):
                 load_weights(network, Path(c.init) / file)
+            told = Path(c.init) / "statistics.pt"
+            if self.statistics is not None and told.is_file():
+                load_weights(self.statistics, told)
         self.to(device)
         adam = dict(lr=c.lr, betas=c.betas, weight_decay=c.weight_decay, fused=True)
         encoder = [*self.encoder_q.parameters(), *self.head_parameters()]
@@ -556,6 +560,8 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     save_weights(generator, folder / "VUNet.pt")
     save_weights(s.encoder_q, folder / "encoder_q.pt")
     save_weights(s.encoder_k, folder / "encoder_k.pt")
+    if s.statistics is not None:
+        save_weights(s.statistics, folder / "statistics.pt")
     patch, record = c.reference_patch or None, provenance()
     TransferSettings(patch, c.inject_noise).write(
         folder, width=c.width, embed_dim=c.embed_dim, steps=s.step,

@@ -78,7 +78,7 @@ class Prefetcher(Generic[T]):
         if self._stream is not None:
             # A thread starts on GPU 0, whatever GPU is ours, and leaving a stream goes back there:
             # every process would hold some hundred MB of memory on GPU 0.
-            first = functools.partial(torch.cuda.set_device, device)
+            first = functools.partial(torch.cuda.set_device, self._stream.device)
         if ahead:
             self._made = look_ahead(one, steps, 1, ahead, first)
         else:

@@ -61,9 +61,8 @@ class DenoiserSettings(RunSettings):
     ema: float = 0.0
     """Decay per step of the averaged weights that are saved and validated; 0: the last (paper)."""
     weight_decay: float = 0.0
-    graph: bool = False
-    """On one CUDA device, without --compile and --skip-nonfinite: the step as a CUDA graph, as for
-    the generator. Off until it has been tried on one."""
+    graph: bool = True
+    """On one CUDA device, without --compile and --skip-nonfinite: the step as a CUDA graph."""
 
     @property
     def weights_file(self) -> str:
