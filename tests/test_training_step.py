@@ -353,11 +353,13 @@ def test_spectrum_terms_leave_the_border_out() -> None:
 
 
 def test_init_starts_from_weights(tmp_path: Path) -> None:
-    trained = NT.State(small(seed=1))
+    trained = NT.State(small(seed=1, w_statistics=1.0))
     NT.export(trained, small(), tmp_path)
-    s = NT.State(small(init=str(tmp_path)))
-    for name in ("encoder_q", "encoder_k", "generator"):
+    s = NT.State(small(init=str(tmp_path), w_statistics=1.0))
+    for name in ("encoder_q", "encoder_k", "generator", "statistics"):
         assert equal_states(getattr(s, name).state_dict(), getattr(trained, name).state_dict())
     assert equal_states(s.generator_ema.state_dict(), trained.generator.state_dict())
     with pytest.raises(UserError, match=r"VUNet.pt: .* is \(4, .*, expected|choose the width"):
         NT.State(small(init=str(tmp_path), width=8))
+    (tmp_path / "statistics.pt").unlink()  # weights of the paper's terms have no head
+    NT.State(small(init=str(tmp_path), w_statistics=1.0))
