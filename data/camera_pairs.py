@@ -14,8 +14,10 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -83,18 +85,21 @@ def main(argv: list[str] | None = None) -> None:
     kinds = list(NOISE_LEVEL) if c.levels == "measured" else range(c.kinds)
     settings = list(kinds) * c.scenes
     order = np.random.default_rng([c.seed, 2]).permutation(len(photos))
-    write = partial(write_pair, c)
-    of_each = (photos[order[i % len(photos)]] for i in range(len(settings)))
-    with ProcessPoolExecutor(c.workers) as pool:
-        written = pool.map(write, range(len(settings)), settings, of_each)
-        for _ in tqdm(written, total=len(settings), unit="pair"):
+    of_each = [photos[order[i % len(photos)]] for i in range(len(settings))]
+    jobs = range(len(settings)), settings, of_each
+    workers = min(c.workers, len(settings) // 20)  # seconds to start one, ten pairs a second
+    with ExitStack() as stack:
+        run = map
+        if workers > 1:  # spawned: a fork inherits the locks of threads that it does not have
+            pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,))
+            run = stack.enter_context(pool).map
+        for _ in tqdm(run(partial(write_pair, c), *jobs), total=len(settings), unit="pair"):
             pass
     print(f"{len(settings)} pairs of {len(kinds)} kinds of noise written to {c.output}")
 
 
 def write_pair(c: Config, i: int, kind: tuple[str, int] | int, photo: Path) -> None:
     """Pair i of a kind of noise; whatever is random in it is a function of the seed and i."""
-    cv2.setNumThreads(1)  # the processes are the threads
     rng = np.random.default_rng([c.seed, 3, i])
     window = clean_window(photo, c.side, rng)
     if c.blur[1]:

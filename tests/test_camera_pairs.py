@@ -41,9 +41,11 @@ def test_one_scene_for_each_phone_and_iso(photos: Path, tmp_path: Path) -> None:
 
 
 def test_a_kind_of_noise_is_a_sub_folder(photos: Path, tmp_path: Path) -> None:
-    """Of a phone and an ISO; in SIDD's layout of an ISO, whatever the phone. The same pictures."""
-    run(photos, tmp_path / "own", "--side", "64", "--scenes", "2")
-    run(photos, tmp_path / "iso", "--side", "64", "--scenes", "2", "--layout", "sidd")
+    """Of a phone and an ISO; in SIDD's layout of an ISO, whatever the phone. The same pictures, by
+    two processes and by one."""
+    flags = "--side", "64", "--scenes", "2"
+    run(photos, tmp_path / "own", *flags, "--workers", "2")
+    run(photos, tmp_path / "iso", *flags, "--workers", "1", "--layout", "sidd")
     own, iso = (find_training_data(tmp_path / name).pairs for name in ("own", "iso"))
     assert sorted(Counter(p.kind for p in own).values()) == [2] * len(NOISE_LEVEL)
     assert len({pair.kind for pair in iso}) == len({setting[1] for setting in NOISE_LEVEL})
@@ -55,7 +57,7 @@ def test_a_kind_of_noise_is_a_sub_folder(photos: Path, tmp_path: Path) -> None:
 
 
 def test_random_levels_spread_wider_than_the_phones(photos: Path, tmp_path: Path) -> None:
-    flags = ("--side", "64", "--levels", "random", "--kinds", "20")
+    flags = ("--side", "64", "--levels", "random", "--kinds", "20", "--workers", "1")
     run(photos, tmp_path / "out", *flags, "--scenes", "3")
     pairs = find_training_data(tmp_path / "out").pairs
     assert sorted(Counter(p.kind for p in pairs).values()) == [3] * 20
