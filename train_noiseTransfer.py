@@ -563,11 +563,12 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     if s.statistics is not None:
         save_weights(s.statistics, folder / "statistics.pt")
     patch, record = c.reference_patch or None, provenance()
-    TransferSettings(patch, c.inject_noise).write(
+    margin = -(-c.border // 4) * 4
+    TransferSettings(patch, c.inject_noise, margin).write(
         folder, width=c.width, embed_dim=c.embed_dim, steps=s.step,
         commit=record["commit"], command=record["command"],
     )  # fmt: skip
-    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, patch, c.inject_noise)
+    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, patch, c.inject_noise, margin)
 
 
 def show(run: TrainingRun, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource) -> None:

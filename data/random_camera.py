@@ -49,9 +49,10 @@ class RandomCamera:
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "RandomCamera":
-        # Rows sum to 1. One of two neighbours may be added, as phones' matrices have it.
+        # Rows sum to 1 and nothing off the diagonal is positive, so that the inverse has no
+        # negative element, and colours in [0, 1] were light.
         taken = rng.uniform(0, 0.8) * rng.uniform(0.5, 1, 3)
-        share = rng.uniform(-0.5, 1.5, 3)
+        share = rng.uniform(0.1, 0.9, 3)
         matrix = np.diag(1 + taken)
         for i in range(3):
             matrix[i, (i + 1) % 3] = -taken[i] * share[i]
@@ -71,8 +72,7 @@ class RandomCamera:
 
     def pair(self, photo: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """(clean, noisy), (H, W, 3) sRGB uint8, of a photo (H, W, 3) sRGB uint8."""
-        # The inverse of such a matrix has saturated colours outside of what a sensor counts.
-        raw = np.clip(mosaic(unprocess(photo / 255, self.gains, self.matrix)), 0, 1)
+        raw = mosaic(unprocess(photo / 255, self.gains, self.matrix))
         noisy = np.clip(raw + raw_noise(raw, self.level, rng), 0, 1)
         clean, noisy = (to_uint8(self.develop(x)) for x in (raw, noisy))
         if self.jpeg:

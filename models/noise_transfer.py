@@ -111,6 +111,8 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
     there; and a reference of any size then takes the memory and time of its patches alone. Eq. 3.4.
     inject_noise: False for a generator that was trained on maps of zeros: it gets those, whatever
     `noise` says.
+    margin: pixels, divisible by 4, that images are mirrored by a side before the generator and that
+    are cut off after it; for weights whose losses left out the border.
     """
 
     def __init__(
@@ -119,10 +121,12 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         generator: NoiseGenerator,
         reference_patch: int | None = None,
         inject_noise: bool = True,
+        margin: int = 0,
     ) -> None:
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
         self.reference_patch, self.inject_noise = reference_patch, inject_noise
+        self.margin = margin
         self.card: str | None = None  # README.md of the weights, which goes where they go
         self.eval()
 
@@ -170,7 +174,9 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             raise UserError(
                 f"reference patch {reference_patch}: expected 0, whole, or at least {MIN_REFERENCE}"
             )
-        network = cls(encoder, generator, reference_patch or None, settings.inject_noise)
+        network = cls(
+            encoder, generator, reference_patch or None, settings.inject_noise, settings.margin
+        )
         if (folder / CARD).is_file():
             network.card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
         return network.requires_grad_(False).to(device)
@@ -197,7 +203,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
     def _save_pretrained(self, save_directory: Path) -> None:
         """What `save_pretrained(folder)` and `push_to_hub(name)` of the mix-in write."""
         super()._save_pretrained(save_directory)  # model.safetensors
-        TransferSettings(self.reference_patch, self.inject_noise).write(
+        TransferSettings(self.reference_patch, self.inject_noise, self.margin).write(
             save_directory, width=self.generator.width, embed_dim=self.generator.embed_dim
         )
         self._hub_mixin_config = None  # no config.json, which would say the same
@@ -245,14 +251,18 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         strength: factor of the noise, one or (B, 1, 1, 1). Its deviation and its mean are scaled,
         exactly; not its correlation, nor the way it depends on the intensity, as another ISO would
         change them.
-        Sizes that do not divide by 4 are padded (reflected) and cropped.
+        Sizes that do not divide by 4 are padded (reflected) and cropped, as is `margin`.
         """
         check_shape(clean)
         height, width = clean.shape[-2:]
         noise = noise if self.inject_noise else no_noise
+        x = pad_to_multiple(clean, 4)
+        margin = min(self.margin, (min(x.shape[-2:]) - 1) // 4 * 4)  # what there is to be mirrored
+        x = F.pad(x, (margin,) * 4, mode="reflect") if margin else x
         with shared_spectral_norm(self.generator):
-            residual = self.generator(pad_to_multiple(clean, 4), z.expand(len(clean), -1), noise)
-        return (clean + strength * residual[..., :height, :width]).clamp(0, 1)  # Eq. 3.3
+            residual = self.generator(x, z.expand(len(clean), -1), noise)
+        residual = residual[..., margin : margin + height, margin : margin + width]
+        return (clean + strength * residual).clamp(0, 1)  # Eq. 3.3
 
     def forward(self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None) -> Tensor:
         """`transfer` that does not look at the values, for which a GPU would be waited for."""

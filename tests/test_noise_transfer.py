@@ -3,12 +3,13 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
-from models.generator import per_image_noise
+from models.generator import no_noise, per_image_noise
 from models.noise_transfer import KeyQueue, momentum_update, spread_patches
 from tests.golden import recipe
 from tests.helpers import images
@@ -342,9 +343,26 @@ def test_weights_trained_without_noise_maps_get_none(tmp_path):
         assert torch.equal(a, b) != inject_noise
 
 
+def test_margin_is_mirrored_and_cut_off(tmp_path):
+    """NumPy mirrors; of an image of 8 pixels no more than 4 can be, in steps of 4."""
+    write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))
+    TransferSettings(None, True, margin=12).write(tmp_path)
+    transfer = NoiseTransfer.from_checkpoint(tmp_path)
+    z = transfer.embed(images(1, 1, 3, 16, 16))
+    for size, margin in (((21, 30), 12), ((8, 40), 4)):
+        clean = images(2, 1, 3, *size)
+        padded = np.pad(clean, ((0, 0), (0, 0), (0, -size[0] % 4), (0, -size[1] % 4)), "reflect")
+        padded = np.pad(padded, ((0, 0), (0, 0), (margin,) * 2, (margin,) * 2), "reflect")
+        plain = NoiseTransfer(transfer.key_encoder, transfer.generator)
+        expected = plain.generate(torch.from_numpy(padded), z, no_noise)
+        expected = expected[..., margin : margin + size[0], margin : margin + size[1]]
+        torch.testing.assert_close(transfer.generate(clean, z, no_noise), expected)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "48", "[48]", "{}", '{"reference_patch": 8}', '{"reference_patch": "48"}',
-             '{"reference_patch": true}', '{"reference_patch": 48, "inject_noise": 1}', "\xff"],
+             '{"reference_patch": true}', '{"reference_patch": 48, "inject_noise": 1}',
+             '{"reference_patch": 48, "margin": 3}', "\xff"],
 )  # fmt: skip
 def test_damaged_settings(tmp_path, text):
     write(tmp_path, NoiseEncoder(4, 8), NoiseGenerator(4, 8))

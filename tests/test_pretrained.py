@@ -24,13 +24,13 @@ CARD = "---\nlicense: mit\n---\n\n# Noise of one camera\n"
 
 @pytest.fixture
 def transfer() -> NoiseTransfer:
-    network = NoiseTransfer(NoiseEncoder(8, 12), NoiseGenerator(8, 12), 48, inject_noise=False)
+    network = NoiseTransfer(NoiseEncoder(8, 12), NoiseGenerator(8, 12), 48, False, margin=8)
     network.card = CARD
     return network
 
 
 def same(a: NoiseTransfer, b: NoiseTransfer) -> bool:
-    settings = [(n.reference_patch, n.inject_noise, n.card) for n in (a, b)]
+    settings = [(n.reference_patch, n.inject_noise, n.margin, n.card) for n in (a, b)]
     return equal_states(a.state_dict(), b.state_dict()) and settings[0] == settings[1]
 
 
@@ -41,7 +41,7 @@ def test_saved_and_read_again(transfer, tmp_path, device):
     assert (tmp_path / "a/README.md").read_text() == CARD
     settings = json.loads((tmp_path / "a/transfer.json").read_text())
     assert settings == {
-        "reference_patch": 48, "inject_noise": False, "width": 8, "embed_dim": 12,
+        "reference_patch": 48, "inject_noise": False, "margin": 8, "width": 8, "embed_dim": 12,
     }  # fmt: skip
     for read in NoiseTransfer.from_pretrained, NoiseTransfer.from_checkpoint:
         assert same(read(tmp_path / "a"), transfer)

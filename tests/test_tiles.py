@@ -46,7 +46,9 @@ def random_sizes(count: int) -> list[tuple[int, int, int]]:
 
 
 @pytest.mark.parametrize(("height", "width", "side"), random_sizes(2))
-def test_generator_by_tiles_is_the_whole(transfer, height, width, side):
+@pytest.mark.parametrize("margin", [0, 12])
+def test_generator_by_tiles_is_the_whole(transfer, margin, height, width, side, monkeypatch):
+    monkeypatch.setattr(transfer, "margin", margin)
     clean, z = images(1, 1, 3, height, width), transfer.embed(images(2, 1, 3, 32, 32))
     whole = transfer.generate(clean, z, placed_noise([7]), strength=0.5)
     side = max(side, 32)

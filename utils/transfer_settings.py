@@ -18,10 +18,13 @@ class TransferSettings:
 
     reference_patch: references are embedded in patches of so many pixels, or whole: None.
     inject_noise: the generator was trained on random maps, not on zeros.
+    margin: pixels, of which 4 is a divisor, that images are mirrored by a side before the
+    generator: the losses left out what it makes so near to a border.
     """
 
     reference_patch: int | None = None
     inject_noise: bool = True
+    margin: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> "TransferSettings":
@@ -35,14 +38,17 @@ class TransferSettings:
         try:
             content = json.loads(file.read_text())
             patch, inject_noise = content["reference_patch"], content.get("inject_noise", True)
+            margin = content.get("margin", 0)
             size = patch is None or (type(patch) is int and patch >= MIN_REFERENCE)
-            if size and type(inject_noise) is bool:
-                return cls(patch, inject_noise)
+            side = type(margin) is int and margin >= 0 == margin % 4
+            if size and side and type(inject_noise) is bool:
+                return cls(patch, inject_noise, margin)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             pass
         raise UserError(
-            f'{file}: expected {{"reference_patch": N, "inject_noise": true}}, N null or at least '
-            f"{MIN_REFERENCE}; write that, or remove the file to embed references whole"
+            f'{file}: expected {{"reference_patch": N, "inject_noise": true, "margin": M}}, N null '
+            f"or at least {MIN_REFERENCE}, M from 0 and divisible by 4; write that, or remove the "
+            "file to use the weights as the paper does"
         )
 
     def write(self, folder: Path, **record: Any) -> None:
