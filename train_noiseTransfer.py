@@ -13,7 +13,7 @@ best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
 import copy
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -175,6 +175,8 @@ class Config(RunSettings):
     """Of all processes together."""
     grad_accum: int = 1
     """Parts in which a process takes its batch: less memory, the same step."""
+    draw_together: int = 1
+    """Steps whose items are drawn at once: on a GPU, fewer and larger launches."""
     patch: int = 96
     embedded_sizes: tuple[int, ...] = ()
     """Of the reference noisy2's patch, one drawn per batch; none: --patch, as in the paper."""
@@ -231,7 +233,7 @@ PRESETS = {
     "small": LITE | dict(
         width=24, batch=64, patch=64, border=12, queue_size=2048, ema=0.998, precision="tf32",
         epochs=10, steps_per_epoch=2000, encoder_steps=7000, w_quantile=3.0, w_statistics=1.5,
-        second_draw_steps=7000,
+        second_draw_steps=7000, draw_together=8,
     ),
     # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
     "release": dict(encoder_steps=20000, reference_patch=96, **OUR_DATA, **OUR_TERMS),
@@ -588,9 +590,16 @@ def train(c: Config, device: torch.device) -> None:
         items = open_items(c, device)
     sets = find_validation_sets(c.test_images, paired=True, sample_cache=c.sample_cache)
 
+    @lru_cache(maxsize=1)
+    def drawn(i: int) -> Triplet:
+        rng = randomness(c.seed, idist.get_rank(), i, 0, device=device)
+        return items.triplets(c.draw_together * batch_size, rng)
+
     def draw(step: int) -> tuple[Triplet, Randomness]:
-        rng = randomness(c.seed, idist.get_rank(), step, device=device)
-        return items.triplets(batch_size, rng), rng
+        i, own = divmod(step, c.draw_together)
+        some = drawn(i)  # real ones first: every n-th, so that each step gets its share of them
+        batch = (x[own :: c.draw_together].contiguous() for x in vars(some).values())
+        return Triplet(*batch), randomness(c.seed, idist.get_rank(), step, 1, device=device)
 
     s = State(c, device)
     with TrainingRun(c, s, device, items.stores, SHOWN) as run:
@@ -652,7 +661,7 @@ def main(argv: list[str] | None = None) -> None:
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
     require(0 <= c.momentum < 1, f"--momentum {c.momentum}: expected 0 to less than 1")
-    at_least(c, embed_dim=1, encoder_steps=0, second_draw_steps=0)
+    at_least(c, draw_together=1, embed_dim=1, encoder_steps=0, second_draw_steps=0)
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
         or matches_moments(c),

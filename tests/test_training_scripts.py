@@ -205,7 +205,7 @@ def test_each_denoiser(denoiser, command, tmp_path):
     [
         # its two phases, a stop within the first and a kill within the second
         (NT, ["--preset", "lite", "--encoder-steps", "2", "--embedded-sizes", "16", "--ema", "0.9",
-              "--warm-up", "2"]),
+              "--warm-up", "2", "--draw-together", "3"]),
         (REAL, ["--denoiser", "dncnn", "--ema", "0.9", "--lr-decay", "cosine"]),
         (REAL, ["--ema", "0.9", "--halve-after", "1"]),
     ],
