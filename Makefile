@@ -16,7 +16,7 @@ readme: $(VENV)/.installed  ## every number and picture of the README's results,
 	$(BIN)/python -m figs.make_readme
 
 test: $(VENV)/.installed-dev lint  ## lint and the whole test suite, on the CPU (and CUDA if there)
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 gpu-check: $(VENV)/.installed-dev  ## CUDA tests and speed on GPU 0, in ten minutes
 	$(BIN)/python -m benchmarks.gpu_check
