@@ -1,7 +1,7 @@
 """A local web page that puts the noise of one photo on another, and takes it away again.
 
     python demo.py                      # `make demo` installs what it needs first
-    python demo.py --port 7860 --weights ckpts/NT --gpu cpu
+    python demo.py --port 7860 --nt ckpts/NT --gpu cpu
 
 It shows the clean photo with the other's noise beside white noise of the same strength, crops at
 1:1, histograms and noise levels; denoises the result; and hands out both as lossless PNG. Photos
@@ -43,7 +43,7 @@ class Config:
 
     port: int = 7860
     """The page is at http://127.0.0.1:PORT."""
-    weights: Path = Path("ckpts/NT")
+    nt: Path = Path("ckpts/NT")
     """Folder of VUNet.pt and encoder_k.pt."""
     denoiser: Path = Path("ckpts/sidd/ridnet_g.pt")
     """Weights of a denoiser, as denoise.py takes them."""
@@ -99,7 +99,7 @@ class Networks:
 
         keep_pages()
         device = choose_device(c.gpu)
-        self.transferring = NoiseTransfer.from_checkpoint(beside(c.weights), device)
+        self.transferring = NoiseTransfer.from_checkpoint(beside(c.nt), device)
         self.denoiser = denoiser_from_checkpoint(find_weights(beside(c.denoiser)), device)
         self.tiler = Tiler(self.transferring.generator, device)
         self.denoising_tiler = Tiler(self.denoiser, device)

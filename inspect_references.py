@@ -1,7 +1,7 @@
 """Will it work for my camera? What noisy photos tell, and how near they are to the training data.
 
     python inspect_references.py my_photos
-    python inspect_references.py my_photos --output reports/my_camera --checkpoint runs/NT
+    python inspect_references.py my_photos --output reports/my_camera --nt runs/NT
 
 Input: a noisy photo, or a folder with all its sub-folders; sizes from 16x16 and formats as
 transfer_noise.py takes references. Nothing but the photo itself is needed, no clean partner.
@@ -43,7 +43,7 @@ class Config:
     """A noisy photo, or a folder of them, with all its sub-folders."""
     output: Path = Path("reports/references")
     """Folder for references.csv and references.html; what was there of these is replaced."""
-    checkpoint: Path = Path("ckpts/NT")
+    nt: Path = Path("ckpts/NT")
     """Folder of VUNet.pt, encoder_k.pt and bank.npz."""
     reference_patch: int | None = None
     """Embed photos in patches of so many pixels, or whole (0); by default as transfer.json says."""
@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> int:
     show_any_name()
     skipped: list[str] = []
     paths = list_images(c.folder, skipped) if c.folder.is_dir() else [c.folder]
-    checkpoint = beside(c.checkpoint)
-    network = NoiseTransfer.from_checkpoint(checkpoint, choose_device(c.gpu), c.reference_patch)
-    bank = open_bank(checkpoint, network)
+    weights = beside(c.nt)
+    network = NoiseTransfer.from_checkpoint(weights, choose_device(c.gpu), c.reference_patch)
+    bank = open_bank(weights, network)
     photos: list[Inspected] = []
     for path in tqdm(paths, unit="photo"):
         with guard(path, skipped, c.output):

@@ -76,11 +76,11 @@ class Config:
     """Another seed, other noise; the same seed, the same files."""
     tile: int | None = None
     """Pixels a side of the tiles; by default as many as fit the free memory."""
-    checkpoint: Path = Path("ckpts/NT")
+    nt: Path = Path("ckpts/NT")
     """Folder of VUNet.pt and encoder_k.pt."""
     reference_patch: int | None = None
     """Embed references in patches of so many pixels, or whole (0, as the paper does); by default
-    as transfer.json in --checkpoint says, whole if it is not there."""
+    as transfer.json in --nt says, whole if it is not there."""
     gpu: str = "0"
     """CUDA device number (of a list such as 0,1 the first is used), or cpu."""
 
@@ -115,9 +115,9 @@ def main(argv: list[str] | None = None) -> int:
     keep_pages()
     device = choose_device(c.gpu)
     paths, problems = find_references(c.reference)
-    checkpoint = beside(c.checkpoint)
-    network = NoiseTransfer.from_checkpoint(checkpoint, device, c.reference_patch)
-    references, errors = embed(network, paths, open_bank(checkpoint, network))
+    weights = beside(c.nt)
+    network = NoiseTransfer.from_checkpoint(weights, device, c.reference_patch)
+    references, errors = embed(network, paths, open_bank(weights, network))
     if c.use == "mean" and len(references) > 1:
         mean = sum(r.z for r in references)
         references = [references[0]._replace(name="mean", z=mean / mean.norm())]

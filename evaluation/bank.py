@@ -1,6 +1,6 @@
 """Make the bank that photos are compared with: where the encoder puts the training data.
 
-    python -m evaluation.bank --weights ckpts/NT --pairs train_images/renoir train_images/camera
+    python -m evaluation.bank --nt ckpts/NT --pairs train_images/renoir train_images/camera
 
 Of each kind of noise some photos are embedded as references are. Kinds are those of the pairs (a
 sub-folder, SIDD's ISO; else each pair is its own), and of `--photos`, if given, random synthetic
@@ -63,7 +63,7 @@ class Config:
     """Kinds of synthetic noise."""
     per_kind: int = 4
     """Photos of a kind, at most."""
-    weights: Path = Path("ckpts/NT")
+    nt: Path = Path("ckpts/NT")
     """Folder of VUNet.pt and encoder_k.pt."""
     output: Path | None = None
     """File to write; by default bank.npz beside the weights, where it is looked for."""
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     photos = [*real_photos(c.pairs, c), *real_photos(c.white_pairs, c, white=True)]
     photos += synthetic_photos(c)
     keep_pages()
-    weights = beside(c.weights)
+    weights = beside(c.nt)
     network = NoiseTransfer.from_checkpoint(weights, choose_device(c.gpu))
     device = next(network.parameters()).device
     embeddings, flat = [], []

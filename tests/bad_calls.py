@@ -175,7 +175,7 @@ def transfer(folder: Path, *flags: str, reference: Path | None = None) -> int:
     write_image(folder / "reference.png", pixels(seed=1))
     return transfer_noise.main([
         *("--reference", str(reference or folder / "reference.png"), "--input", str(folder / "in")),
-        *("--output", str(folder / "out"), "--checkpoint", str(folder / "NT"), "--gpu", "cpu"),
+        *("--output", str(folder / "out"), "--nt", str(folder / "NT"), "--gpu", "cpu"),
         *flags,
     ])  # fmt: skip
 
@@ -350,11 +350,11 @@ SCRIPTS = [
     Case("transfer: --quality 0", lambda f: transfer(f, "--quality", "0"),
          "--quality 0: expected 1 to 100"),
     Case("transfer: --tile 8", lambda f: transfer(f, "--tile", "8"), "--tile 8: expected 32"),
-    Case("transfer: no weights", lambda f: transfer(f, "--checkpoint", str(f / "none")),
+    Case("transfer: no weights", lambda f: transfer(f, "--nt", str(f / "none")),
          r"none/encoder_k\.pt: no such checkpoint"),
     Case("transfer: a denoiser's folder",
          lambda f: (networks(f), (f / "sidd/ridnet_g.pt").rename(f / "sidd/encoder_k.pt"),
-                    transfer(f, "--checkpoint", str(f / "sidd"))),
+                    transfer(f, "--nt", str(f / "sidd"))),
          r"encoder_k\.pt: not the weights of a NoiseEncoder"),
     Case("transfer: missing flags", lambda f: transfer_noise.main([]), "--reference"),
     Case("transfer: one damaged of two",

@@ -241,7 +241,7 @@ def test_what_the_page_computes_needs_no_gradio(tmp_path: Path) -> None:
     """As the scripts would, of the files that were dropped."""
     write_networks(tmp_path / "ckpts")
     nt, ridnet = tmp_path / "ckpts/NT", tmp_path / "ckpts/sidd/ridnet_g.pt"
-    networks = demo.Networks(demo.Config(weights=nt, denoiser=ridnet, gpu="cpu"))
+    networks = demo.Networks(demo.Config(nt=nt, denoiser=ridnet, gpu="cpu"))
     reference, clean = photo(40, 50), photo(33, 60, np.uint16, seed=1)
     files = tmp_path / "reference.png", tmp_path / "clean.tif"
     for file, image in zip(files, (reference, clean), strict=True):

@@ -195,7 +195,7 @@ def checkpoint(shallow: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def make_bank(root: Path, *flags: str) -> None:
-    folders = ("--pairs", str(root / "pairs"), "--weights", str(root / "NT"))
+    folders = ("--pairs", str(root / "pairs"), "--nt", str(root / "NT"))
     bank_command.main([*folders, "--gpu", "cpu", *flags])
 
 
@@ -215,7 +215,7 @@ def photos(tmp_path: Path) -> Path:
 def inspect(photos: Path, checkpoint: Path, *flags: str) -> tuple[int, dict[str, dict], Page]:
     """Exit status, rows of the table by photo, page."""
     out = photos.parent / "out"
-    argv = [str(photos), "--output", str(out), "--checkpoint", str(checkpoint), "--gpu", "cpu"]
+    argv = [str(photos), "--output", str(out), "--nt", str(checkpoint), "--gpu", "cpu"]
     status = inspect_references.main([*argv, *flags])
     with open(out / "references.csv", newline="", encoding="utf-8") as file:
         rows = {row["photo"]: row for row in csv.DictReader(file)}
@@ -319,7 +319,7 @@ def test_transfer_noise_warns_of_the_same(photos, checkpoint, tmp_path, capsys) 
     (photos / "cut <off>.png").unlink()
     photo(tmp_path / "clean.png", 1, 0)
     paths = ("--input", str(tmp_path / "clean.png"), "--output", str(tmp_path / "noisy"))
-    flags = ("--reference", str(photos), *paths, "--checkpoint", str(checkpoint), "--gpu", "cpu")
+    flags = ("--reference", str(photos), *paths, "--nt", str(checkpoint), "--gpu", "cpu")
     assert transfer_noise.main([*flags]) == 0
     lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("warning: ")]
     assert {Path(x.split(": ")[1]).name for x in lines} == {"strong.png", "checks.png"}

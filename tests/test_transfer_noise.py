@@ -63,7 +63,7 @@ def run(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
         return transfer_noise.main(
             [
                 *("--reference", str(tmp_path / "noisy.png"), "--input", str(source)),
-                *("--output", str(tmp_path / output), "--checkpoint", str(checkpoint)),
+                *("--output", str(tmp_path / output), "--nt", str(checkpoint)),
                 *("--gpu", "cpu", *flags),
             ]
         )
@@ -239,7 +239,7 @@ def test_nothing_to_do_and_bad_flags(photos, run, tmp_path):
     with pytest.raises(UserError, match="--copies 0"):
         run(photos, "out", "--copies", "0")
     with pytest.raises(UserError, match=r"encoder_k\.pt: no such checkpoint"):
-        run(photos, "out", "--checkpoint", str(tmp_path))
+        run(photos, "out", "--nt", str(tmp_path))
     (tmp_path / "noisy.png").unlink()
     with pytest.raises(UserError, match=r"noisy\.png: cannot be read"):
         run(photos, "out")
@@ -255,7 +255,7 @@ def test_script_exit_status(photos, tmp_path, checkpoint, monkeypatch, capsys):
         return stop.value.code
 
     flags = ["--input", str(photos), "--output", str(tmp_path / "out")]
-    flags += ["--checkpoint", str(checkpoint), "--reference"]
+    flags += ["--nt", str(checkpoint), "--reference"]
     assert status(*flags, str(tmp_path / "noisy.png")) == 0
     (photos / "bad.png").write_bytes(b"\x89PNG")
     assert status(*flags, str(tmp_path / "noisy.png")) == 1
