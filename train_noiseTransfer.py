@@ -565,7 +565,7 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     if s.statistics is not None:
         save_weights(s.statistics, folder / "statistics.pt")
     patch, record = c.reference_patch or None, provenance()
-    margin = -(-c.border // 4) * 4
+    margin = -(-c.border // 4) * 4  # up to the next multiple, for the generator's strides
     TransferSettings(patch, c.inject_noise, margin).write(
         folder, width=c.width, embed_dim=c.embed_dim, steps=s.step,
         commit=record["commit"], command=record["command"],
@@ -591,15 +591,13 @@ def train(c: Config, device: torch.device) -> None:
     sets = find_validation_sets(c.test_images, paired=True, sample_cache=c.sample_cache)
 
     @lru_cache(maxsize=1)
-    def drawn(i: int) -> Triplet:
+    def drawn(i: int) -> list[Triplet]:
         rng = randomness(c.seed, idist.get_rank(), i, 0, device=device)
-        return items.triplets(c.draw_together * batch_size, rng)
+        return items.triplets(c.draw_together * batch_size, rng).dealt(c.draw_together)
 
     def draw(step: int) -> tuple[Triplet, Randomness]:
         i, own = divmod(step, c.draw_together)
-        some = drawn(i)  # real ones first: every n-th, so that each step gets its share of them
-        batch = (x[own :: c.draw_together].contiguous() for x in vars(some).values())
-        return Triplet(*batch), randomness(c.seed, idist.get_rank(), step, 1, device=device)
+        return drawn(i)[own], randomness(c.seed, idist.get_rank(), step, 1, device=device)
 
     s = State(c, device)
     with TrainingRun(c, s, device, items.stores, SHOWN) as run:

@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -88,12 +88,12 @@ def main(argv: list[str] | None = None) -> None:
     of_each = [photos[order[i % len(photos)]] for i in range(len(settings))]
     jobs = range(len(settings)), settings, of_each
     workers = min(c.workers, len(settings) // 20)  # seconds to start one, ten pairs a second
-    with ExitStack() as stack:
-        run = map
-        if workers > 1:  # spawned: a fork inherits the locks of threads that it does not have
-            pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,))
-            run = stack.enter_context(pool).map
-        for _ in tqdm(run(partial(write_pair, c), *jobs), total=len(settings), unit="pair"):
+    pool = nullcontext()
+    if workers > 1:  # spawned: a fork inherits the locks of threads that it does not have
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), cv2.setNumThreads, (1,))
+    with pool as processes:
+        written = (processes.map if processes else map)(partial(write_pair, c), *jobs)
+        for _ in tqdm(written, total=len(settings), unit="pair"):
             pass
     print(f"{len(settings)} pairs of {len(kinds)} kinds of noise written to {c.output}")
 

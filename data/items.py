@@ -36,6 +36,11 @@ class Triplet:
     noisy1: Tensor
     noisy2: Tensor
 
+    def dealt(self, hands: int) -> list["Triplet"]:
+        """Every hands-th item each: as many of the real ones, which come first, for all."""
+        each = [[x[i::hands].contiguous() for x in vars(self).values()] for i in range(hands)]
+        return [Triplet(*tensors) for tensors in each]
+
 
 def uniform_index(count: Tensor, generator: torch.Generator) -> Tensor:
     """An index in [0, count) for each element of `count` (any shape, int64)."""

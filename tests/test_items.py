@@ -502,3 +502,16 @@ def test_each_image_is_blurred_by_its_own_gaussian(sigma: float) -> None:
         radius = 8
         expected = gaussian_filter(expected, (0, sigma, sigma), mode="mirror", radius=radius)
     np.testing.assert_allclose(blurred[0], expected, atol=2e-3)
+
+
+def test_items_are_dealt_in_turn() -> None:
+    """Each once, and as many of the first ones, the real, for every step."""
+    x = torch.arange(12.0)[:, None, None, None].expand(12, 3, 2, 2)
+    hands = Triplet(x, x + 100, x + 200).dealt(3)
+    assert [hand.clean[:, 0, 0, 0].tolist() for hand in hands] == [
+        [0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11],
+    ]  # fmt: skip
+    for hand in hands:
+        assert torch.equal(hand.noisy1, hand.clean + 100)
+        assert torch.equal(hand.noisy2, hand.clean + 200)
+        assert all(tensor.is_contiguous() for tensor in vars(hand).values())

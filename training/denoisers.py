@@ -98,7 +98,7 @@ def open_transfer(c: DenoiserSettings, device: torch.device) -> Transfer:
     """What puts the reference's noise on clean patches, as --noise says."""
     if c.noise == "noisetransfer":
         transfer = NoiseTransfer.from_checkpoint(c.nt, device)
-        transfer.margin = 0  # around a patch it costs time and does not help (docs/notebook.md)
+        transfer.margin = 0  # around a patch it costs time, and did not help (docs/notebook.md)
         return transfer
     if c.noise == "real":  # the reference is the patch's own noisy one
         return lambda clean, reference, noise: reference

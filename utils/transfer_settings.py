@@ -18,8 +18,8 @@ class TransferSettings:
 
     reference_patch: references are embedded in patches of so many pixels, or whole: None.
     inject_noise: the generator was trained on random maps, not on zeros.
-    margin: pixels, of which 4 is a divisor, that images are mirrored by a side before the
-    generator: the losses left out what it makes so near to a border.
+    margin: pixels, a multiple of 4, that images are mirrored by a side before the generator: the
+    losses left out what it makes so near to a border.
     """
 
     reference_patch: int | None = None
