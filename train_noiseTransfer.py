@@ -32,6 +32,7 @@ from data.training_data import (
     open_real_items,
 )
 from evaluation.measure import evaluate_transfer
+from models.embedding import StatisticsHead
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, given_noise, no_noise, normal_noise
 from models.layers import (
@@ -41,7 +42,6 @@ from models.layers import (
     shared_spectral_norm,
 )
 from models.losses import (
-    StatisticsHead,
     adversarial_loss,
     autocorrelation_loss,
     band_losses,
@@ -56,6 +56,7 @@ from models.losses import (
     statistics_loss,
 )
 from models.noise_transfer import (
+    HEAD,
     KeyQueue,
     NoiseTransfer,
     momentum_update,
@@ -289,7 +290,7 @@ class State(TrainingState):
                 (self.generator_ema, "VUNet.pt"),
             ):
                 load_weights(network, Path(c.init) / file)
-            told = Path(c.init) / "statistics.pt"
+            told = Path(c.init) / HEAD
             if self.statistics is not None and told.is_file():
                 load_weights(self.statistics, told)
         self.to(device)
@@ -563,14 +564,15 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     save_weights(s.encoder_q, folder / "encoder_q.pt")
     save_weights(s.encoder_k, folder / "encoder_k.pt")
     if s.statistics is not None:
-        save_weights(s.statistics, folder / "statistics.pt")
+        save_weights(s.statistics, folder / HEAD)
     patch, record = c.reference_patch or None, provenance()
     margin = -(-c.border // 4) * 4  # up to the next multiple, for the generator's strides
     TransferSettings(patch, c.inject_noise, margin).write(
         folder, width=c.width, embed_dim=c.embed_dim, steps=s.step,
         commit=record["commit"], command=record["command"],
     )  # fmt: skip
-    return NoiseTransfer(copy.deepcopy(s.encoder_k), generator, patch, c.inject_noise, margin)
+    encoder, head = copy.deepcopy(s.encoder_k), copy.deepcopy(s.statistics)
+    return NoiseTransfer(encoder, generator, patch, c.inject_noise, margin, head)
 
 
 def show(run: TrainingRun, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from data.camera import (
+    balance,
     demosaic,
     mosaic,
     process,
@@ -82,7 +83,7 @@ class RandomCamera:
 
     def develop(self, raw: np.ndarray) -> np.ndarray:
         """raw in [0, 1] -> (H, W, 3) sRGB in [0, 1]."""
-        srgb = process(self.interpolate(raw), self.gains, self.matrix)
+        srgb = process(self.interpolate(balance(raw, self.gains)), self.matrix)
         srgb = (1 - self.contrast) * srgb + self.contrast * srgb**2 * (3 - 2 * srgb)
         luma, *chroma = np.moveaxis(srgb @ LUMA_CHROMA.T, -1, 0)
         luma = gaussian_filter(luma, self.luma)

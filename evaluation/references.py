@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from evaluation.blind_noise_level import BLOCK, MIN_BLOCKS, flat_blocks
-from models.noise_transfer import NoiseTransfer, spread_patches
+from models.embedding import spread_patches
+from models.noise_transfer import NoiseTransfer
 from models.tiles import bytes_per_pixel
 from utils.checkpoint import sha256
 from utils.errors import UserError, require

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.embedding import INTENSITY_BINS, LEVELS, NEIGHBOURS
 from utils.filters import gaussian_blur
 from utils.noise_statistics import neighbours
 
@@ -206,11 +207,6 @@ def _energy_floor(noise: Tensor) -> Tensor:
 
 # ------------------------------------------------------------- what an embedding tells of the noise
 
-INTENSITY_BINS = 4
-# (down, right): the neighbours whose noise a pixel's correlates with.
-NEIGHBOURS = (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)
-STATISTICS = 3 * (INTENSITY_BINS + len(NEIGHBOURS) + 1)
-
 
 def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """(B, 33) statistics of noisy - clean, and which of them the patch shows, as 0 and 1.
@@ -239,18 +235,6 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(values, dim=1), torch.cat(shown, dim=1).to(noise.dtype)
 
 
-class StatisticsHead(nn.Linear):
-    """Linear in the embedding z (B, d): the noise statistics that it tells, (B, 33)."""
-
-    def __init__(self, embed_dim: int) -> None:
-        super().__init__(embed_dim, STATISTICS)
-        with torch.no_grad():
-            self.bias[: 3 * INTENSITY_BINS] = -3  # of 255: 13, a usual standard deviation
-
-    def forward(self, z: Tensor) -> Tensor:
-        return super().forward(z.float() * self.in_features**0.5)  # Eq. 9.2: unit variance
-
-
 def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     """L1 between what the head told and the statistics that noisy shows; and that of the log
     standard deviations alone, to be logged. Scalars, means over an image's statistics, then over
@@ -261,4 +245,4 @@ def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor,
     def mean(which: slice) -> Tensor:  # Eq. 9.3
         return (error[:, which].sum(1) / shown[:, which].sum(1).clamp_min(1)).mean()
 
-    return mean(slice(None)), mean(slice(3 * INTENSITY_BINS))
+    return mean(slice(None)), mean(slice(LEVELS))

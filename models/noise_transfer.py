@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.embedding import Pooling, StatisticsHead, share_of_intensities, spread_patches
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
@@ -32,9 +33,9 @@ except ImportError:  # all but two methods do without
         push_to_hub = save_pretrained
 
 
-MAX_PATCHES_A_SIDE = 8  # of a reference that is embedded in patches
 ROUNDING = 1e-3  # that values may lie outside [0, 1], as after a resize
 WHOLE, CARD = "model.safetensors", "README.md"  # as the Hub calls them
+HEAD = "statistics.pt"
 
 
 class KeyQueue(nn.Module):
@@ -66,20 +67,6 @@ def momentum_update(key_encoder: nn.Module, query_encoder: nn.Module, m: float) 
     torch._foreach_lerp_(keys, queries, 1 - m)  # Eq. 4.10
 
 
-def spread_patches(image: Tensor, patch: int) -> list[Tensor]:
-    """Patches (B, 3, P, P) of image (B, 3, H, W), evenly spread from border to border.
-
-    As many a side as cover it, at most MAX_PATCHES_A_SIDE; of a shorter side the whole.
-    """
-    sides = image.shape[-2:]
-    counts = [min(-(-n // patch), MAX_PATCHES_A_SIDE) for n in sides]
-    tops, lefts = (
-        [round(i * max(n - patch, 0) / max(count - 1, 1)) for i in range(count)]
-        for n, count in zip(sides, counts, strict=True)
-    )
-    return [image[..., y : y + patch, x : x + patch] for y in tops for x in lefts]
-
-
 def _to_float(image: Tensor) -> Tensor:
     if image.is_floating_point():
         return image
@@ -109,6 +96,8 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
     patches of this size, evenly spread, at most 64, and takes their mean direction: an embedding
     drifts with the size of what is embedded, so weights trained on small patches are at their best
     there; and a reference of any size then takes the memory and time of its patches alone. Eq. 3.4.
+    statistics: the head that the encoder was trained with, if it was: patches then count by what
+    they show, see `Pooling`.
     inject_noise: False for a generator that was trained on maps of zeros: it gets those, whatever
     `noise` says.
     margin: pixels, divisible by 4, that images are mirrored by a side before the generator and that
@@ -122,9 +111,11 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         reference_patch: int | None = None,
         inject_noise: bool = True,
         margin: int = 0,
+        statistics: StatisticsHead | None = None,
     ) -> None:
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
+        self.pooling = Pooling(statistics)
         self.reference_patch, self.inject_noise = reference_patch, inject_noise
         self.margin = margin
         self.card: str | None = None  # README.md of the weights, which goes where they go
@@ -141,7 +132,8 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         device: torch.device | str = "cpu",
         reference_patch: int | None = None,
     ) -> Self:
-        """From a folder with `encoder_k.pt` and `VUNet.pt`, or without them `model.safetensors`.
+        """From a folder with `encoder_k.pt`, `VUNet.pt` and, if there was a head, `statistics.pt`;
+        or without them `model.safetensors`.
 
         Width and d are read off the files. reference_patch: pixels, 0 for references embedded
         whole; None: what transfer.json beside them says, see TransferSettings.
@@ -167,6 +159,11 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
                 f"{folder}: encoder_k.pt embeds into {encoder.embed_dim} dimensions, VUNet.pt "
                 f"expects {generator.embed_dim}; take both from one training run"
             )
+        statistics = None
+        head = (folder / WHOLE, "pooling.head") if whole else (folder / HEAD,)
+        if head[0].is_file() and (not whole or load_state(*head)):
+            statistics = StatisticsHead(encoder.embed_dim)
+            load_weights(statistics, *head)
         settings = TransferSettings.read(folder)
         if reference_patch is None:
             reference_patch = settings.reference_patch
@@ -175,8 +172,9 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
                 f"reference patch {reference_patch}: expected 0, whole, or at least {MIN_REFERENCE}"
             )
         network = cls(
-            encoder, generator, reference_patch or None, settings.inject_noise, settings.margin
-        )
+            encoder, generator, reference_patch or None, settings.inject_noise, settings.margin,
+            statistics,
+        )  # fmt: skip
         if (folder / CARD).is_file():
             network.card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
         return network.requires_grad_(False).to(device)
@@ -196,7 +194,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
                 raise UserError(
                     f"{name}: no such folder; for the Hub's, pip install huggingface_hub"
                 ) from error
-            files = [WHOLE, "encoder_k.pt", "VUNet.pt", FILE, CARD]
+            files = [WHOLE, "encoder_k.pt", "VUNet.pt", HEAD, FILE, CARD]
             name = snapshot_download(str(name), allow_patterns=files, **download)
         return cls.from_checkpoint(name, device)
 
@@ -232,11 +230,15 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             shared_spectral_norm(self.key_encoder),
         ):
             # Some at a time: the feature maps of all would be the peak of a whole transfer.
-            z = torch.cat([
-                self.key_encoder.embed(torch.cat([_to_float(patch) for patch in some]))[1]
-                for some in (patches[i : i + 16] for i in range(0, len(patches), 16))
-            ])  # fmt: skip
-        return F.normalize(z.view(len(patches), len(reference), -1).mean(0)) if patches[1:] else z
+            if not patches[1:]:
+                return self.key_encoder.embed(_to_float(reference))[1]
+            z, shares = [], []
+            for i in range(0, len(patches), 16):
+                some = torch.cat([_to_float(patch) for patch in patches[i : i + 16]])
+                z.append(self.key_encoder.embed(some)[1])
+                shares.append(share_of_intensities(some))
+        each = (len(patches), len(reference), -1)
+        return self.pooling(torch.cat(z).view(each), torch.cat(shares).view(each))
 
     @torch.no_grad()
     def generate(

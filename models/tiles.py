@@ -27,7 +27,7 @@ from models.generator import NoiseGenerator, no_noise
 from models.layers import SpectralWeight
 from utils.errors import UserError
 from utils.images import float_to_integer, integer_to_float
-from utils.memory import free_memory, is_out_of_memory
+from utils.memory import free_memory, give_pages_back, is_out_of_memory
 
 LEAST_SIDE = 32  # of a tile; smaller ones are nearly all margin
 MULTIPLE = 8  # tiles start where every network's strides do: the deepest halves three times
@@ -195,6 +195,8 @@ class Tiler:
                         pixels = math.prod(s.stop - s.start for s in tile.inner)
                         progress(pixels)
                         done += pixels
+                        if self.device.type == "cpu":
+                            give_pages_back()
                 return result
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):

@@ -12,9 +12,8 @@ import scipy.stats
 import torch
 from torch import Tensor
 
+from models.embedding import STATISTICS, StatisticsHead
 from models.losses import (
-    STATISTICS,
-    StatisticsHead,
     autocorrelation_loss,
     band_coefficients,
     band_losses,

@@ -11,6 +11,7 @@ import torch
 
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.denoisers import denoiser_from_checkpoint
+from models.embedding import StatisticsHead
 from tests.helpers import equal_states, images
 from utils.checkpoint import load_state
 from utils.errors import UserError
@@ -24,7 +25,8 @@ CARD = "---\nlicense: mit\n---\n\n# Noise of one camera\n"
 
 @pytest.fixture
 def transfer() -> NoiseTransfer:
-    network = NoiseTransfer(NoiseEncoder(8, 12), NoiseGenerator(8, 12), 48, False, margin=8)
+    parts = NoiseEncoder(8, 12), NoiseGenerator(8, 12)
+    network = NoiseTransfer(*parts, 48, False, margin=8, statistics=StatisticsHead(12))
     network.card = CARD
     return network
 

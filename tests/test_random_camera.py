@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data.camera import CAMERA_TO_SRGB, DAYLIGHT, camera_pair, unprocess
+from data.camera import CAMERA_TO_SRGB, DAYLIGHT, camera_pair, mosaic, unprocess
 from data.random_camera import RandomCamera
 
 CAMERAS = [RandomCamera.draw(np.random.default_rng([7, i])) for i in range(60)]
@@ -40,6 +40,19 @@ def test_colours_are_kept(demosaicing: str, jpeg: int) -> None:
     camera = plain(level=(0.0, 0.0), demosaicing=demosaicing, jpeg=jpeg, luma=0.7, chroma=1.2)
     for side in camera.pair(flat(180, 90, 40), np.random.default_rng(0)):
         assert abs(side.astype(int) - [180, 90, 40]).max() <= (2 if jpeg else 1)
+
+
+def test_colours_are_balanced_before_they_are_demosaiced() -> None:
+    """Green on grey, noise of one strength in raw. A quarter of each of its four green neighbours
+    goes into green at red and blue, beside half of red and an eighth of each of four more, times
+    red's gain: neighbours share 1/4, the mean variance is that of the sites."""
+    gains = (2.1, 1.0, 1.7)
+    rng = np.random.default_rng(0)
+    raw = mosaic(np.full((512, 512, 3), 0.3) / gains) + 0.003 * rng.standard_normal((512, 512))
+    green = plain(gains=gains, matrix=np.eye(3)).develop(raw)[8:-8, 8:-8, 1]
+    variance = 0.5 + sum(0.25 * (0.25 + 0.3125 * gains[c] ** 2) for c in (0, 2))
+    measured = np.corrcoef(green[:, 1:].ravel(), green[:, :-1].ravel())[0, 1]
+    assert abs(measured - 0.25 / variance) < 0.01  # five sigma of 496^2 pixels
 
 
 def test_plain_camera_is_the_pipeline() -> None:

@@ -73,7 +73,7 @@ def test_process_undoes_unprocess(gains: tuple) -> None:
     raw = camera.unprocess(colours / 255, gains)
     assert raw.min() > -1e-12
     assert raw.max() < 1 + 1e-12
-    np.testing.assert_array_equal(camera.to_uint8(camera.process(raw, gains)), colours)
+    np.testing.assert_array_equal(camera.to_uint8(camera.process(raw * gains)), colours)
 
 
 def test_develops_grey_by_the_srgb_curve() -> None:

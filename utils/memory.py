@@ -4,7 +4,7 @@ import ctypes
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -85,12 +85,26 @@ def keep_pages() -> None:
     is zeroed by the kernel: half of the time on the CPU, measured, and nothing gained, since the
     next layer needs as much. What a process holds at its peak stays the same.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = _of_malloc("mallopt")
     if mallopt is not None:
         mallopt(-4, 0)  # M_MMAP_MAX: no block gets a mapping of its own
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+def give_pages_back() -> None:
+    """What malloc holds and nobody uses, holes between blocks included (glibc only).
+
+    Between two tiles: the blocks of one leave holes that those of the next, of other sizes, do not
+    fill, and a process would grow to several times of what it ever uses at once.
+    """
+    malloc_trim = _of_malloc("malloc_trim")
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def _of_malloc(name: str) -> Callable[..., int] | None:
+    """A function of glibc's own; musl and other systems have none."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
