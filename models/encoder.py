@@ -56,20 +56,26 @@ class NoiseEncoder(nn.Module):
     """Noise encoder (`embed`) and conditional discriminator (`discriminate`) on a shared trunk.
 
     width: channels of the first stage, doubled at each of the two others (paper: 64; 9.38 M
-    parameters). embed_dim: dimension d of the embedding.
+    parameters). embed_dim: dimension d of the embedding. stage_blocks: residual blocks of the three
+    stages; None: STAGE_BLOCKS, the paper's.
 
     Images are (B, 3, H, W) in [0, 1], at least 8 pixels a side; feature maps and logit maps come
     as a list of three, at full, half and quarter resolution.
     """
 
-    def __init__(self, width: int = 64, embed_dim: int = 128) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        embed_dim: int = 128,
+        stage_blocks: tuple[int, int, int] | None = None,
+    ) -> None:
         super().__init__()
         k1, k2, k3 = width, 2 * width, 4 * width
         self.width, self.embed_dim = width, embed_dim
         self.pre_noise = SNConv2d(3, k1, 3)
         self.pre_gan = SNConv2d(6, k1, 3)
         for stage, (channels, blocks) in enumerate(
-            zip((k1, k2, k3), STAGE_BLOCKS, strict=True), start=1
+            zip((k1, k2, k3), stage_blocks or STAGE_BLOCKS, strict=True), start=1
         ):
             trunk = nn.ModuleList(TwoPathBlock(channels, embed_dim) for _ in range(blocks))
             noise_head = nn.Sequential(SNConv2d(channels, channels, 1), NormActConv(channels))

@@ -135,8 +135,8 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         """From a folder with `encoder_k.pt`, `VUNet.pt` and, if there was a head, `statistics.pt`;
         or without them `model.safetensors`.
 
-        Width and d are read off the files. reference_patch: pixels, 0 for references embedded
-        whole; None: what transfer.json beside them says, see TransferSettings.
+        Width, d and depth are read off the files. reference_patch: pixels, 0 for references
+        embedded whole; None: what transfer.json beside them says, see TransferSettings.
         """
         folder = Path(folder)
         whole = (folder / WHOLE).is_file() and not (folder / "VUNet.pt").is_file()
@@ -150,7 +150,11 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             gamma = next((k for k in state if "convs_gamma.0.conv2d.weight_orig" in k), None)
             if first not in state or gamma is None:
                 raise UserError(f"{source[0]}: not the weights of a {network.__name__}")
-            net = network(width=state[first].shape[0], embed_dim=state[gamma].shape[1])
+            blocks = tuple(
+                len({key.split(".")[1] for key in state if key.startswith(f"blocks{stage}.")})
+                for stage in (1, 2, 3)
+            )
+            net = network(state[first].shape[0], state[gamma].shape[1], blocks)
             load_weights(net, *source)
             networks.append(net)
         encoder, generator = networks

@@ -297,6 +297,8 @@ SCRIPTS = [
          "--reference-patch 8: 0, or at least 16"),
     Case("generator: --embed-dim 0", lambda f: training(NT, f, "--embed-dim", "0"),
          "--embed-dim 0: expected 1 or more"),
+    Case("generator: two stages", lambda f: training(NT, f, "--encoder-blocks", "2", "3"),
+         r"--encoder-blocks \(2, 3\): expected three"),
     Case("generator: --temperature 0", lambda f: training(NT, f, "--temperature", "0"),
          "--temperature 0.0: expected a number above 0"),
     Case("generator: unknown ablation", lambda f: training(NT, f, "--ablation", "no-clue"),

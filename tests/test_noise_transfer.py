@@ -225,9 +225,15 @@ def write(folder: Path, encoder: nn.Module, generator: nn.Module) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("width", "embed_dim"), [(4, 8), (8, 12)])
-def test_from_checkpoint_reads_width_and_dimension_off_the_files(tmp_path, width, embed_dim):
-    source = make_transfer(width, embed_dim)
+@pytest.mark.parametrize(
+    ("width", "embed_dim", "blocks"), [(4, 8, None), (8, 12, None), (4, 8, (2, 1, 3))]
+)
+def test_from_checkpoint_reads_what_the_networks_are_off_the_files(
+    tmp_path, width, embed_dim, blocks
+):
+    source = NoiseTransfer(
+        NoiseEncoder(width, embed_dim, blocks), NoiseGenerator(width, embed_dim, blocks)
+    )
     write(tmp_path, source.key_encoder, source.generator)
     transfer = NoiseTransfer.from_checkpoint(tmp_path)
     assert (transfer.key_encoder.width, transfer.key_encoder.embed_dim) == (width, embed_dim)
