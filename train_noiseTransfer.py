@@ -683,7 +683,7 @@ def main(argv: list[str] | None = None) -> None:
         blocks = getattr(c, name)
         require(
             len(blocks) in (0, 3) and all(n > 0 for n in blocks),
-            f"--{name.replace('_', '-')} {blocks}: expected three numbers of blocks above 0",
+            f"--{name.replace('_', '-')} {' '.join(map(str, blocks))}: expected three, above 0",
         )
     require(c.temperature > 0, f"--temperature {c.temperature}: expected a number above 0")
     launch(train, c, c.gpu)
