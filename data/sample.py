@@ -28,7 +28,7 @@ from utils.errors import UserError
 from utils.files import whole_folder
 from utils.images import write_image
 
-VERSION = 1  # of the files written; raise it with any change to them
+VERSION = 2  # of the files written; raise it with any change to them
 MARKER = ".sample.json"
 
 Images = dict[str, np.ndarray]  # path inside a folder -> (H, W, 3) RGB uint8

@@ -69,7 +69,7 @@ class Pooling(nn.Module):
         self.head = head
         if head is not None:
             tells = head.weight.detach() * head.in_features**0.5  # (33, d)
-            ridge = RIDGE * torch.eye(head.in_features)
+            ridge = RIDGE * torch.eye(head.in_features, device=tells.device)
             pull = torch.linalg.solve(tells.T @ tells + ridge, tells.T)[:, :LEVELS]
             self.register_buffer("pull", pull, persistent=False)  # (d, 12)
 

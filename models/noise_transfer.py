@@ -233,10 +233,10 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             memory_named(reference.device, doing, advice),
             shared_spectral_norm(self.key_encoder),
         ):
-            # Some at a time: the feature maps of all would be the peak of a whole transfer.
             if not patches[1:]:
                 return self.key_encoder.embed(_to_float(reference))[1]
             z, shares = [], []
+            # Some at a time: the feature maps of all would be the peak of a whole transfer.
             for i in range(0, len(patches), 16):
                 some = torch.cat([_to_float(patch) for patch in patches[i : i + 16]])
                 z.append(self.key_encoder.embed(some)[1])

@@ -22,6 +22,7 @@ from data.items import GeneratorItems, PatchSource, RealItems, SyntheticItems, T
 from data.noise import add_noise
 from data.store import ImageStore
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
+from models.embedding import StatisticsHead
 from models.generator import per_image_noise
 from models.layers import SNConvTranspose2d
 from tests.fake_cuda import CUDA, FakeCuda, fake_cuda
@@ -47,7 +48,9 @@ def images(*shape: int) -> Tensor:
 
 
 def transfer_on_cuda() -> NoiseTransfer:
-    return NoiseTransfer(NoiseEncoder(4, 8), NoiseGenerator(4, 8)).requires_grad_(False).to(CUDA)
+    # as train_noiseTransfer.export makes it, of what is on the device
+    parts = (part.to(CUDA) for part in (NoiseEncoder(4, 8), NoiseGenerator(4, 8)))
+    return NoiseTransfer(*parts, statistics=StatisticsHead(8).to(CUDA)).requires_grad_(False)
 
 
 def assert_all_on_cuda(s: nn.Module) -> None:

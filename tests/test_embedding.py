@@ -52,9 +52,9 @@ def test_patches_that_show_alike_count_alike() -> None:
     torch.testing.assert_close(Pooling(exact_head())(z, shares), F.normalize(z.mean(0)))
 
 
-def test_who_sees_an_intensity_tells_its_noise() -> None:
-    head, z = exact_head(), unit(4, 1, STATISTICS)
-    shares = torch.zeros(4, 1, INTENSITY_BINS, 3)
+def test_who_sees_an_intensity_tells_its_noise(device: torch.device) -> None:
+    head, z = exact_head().to(device), unit(4, 1, STATISTICS).to(device)
+    shares = torch.zeros(4, 1, INTENSITY_BINS, 3, device=device)
     shares[:3, :, 0], shares[3, :, 3] = 1, 1  # three dark patches, a bright one
     told = head(z)[:, 0].detach()
     expected = told.mean(0)  # of correlations, and of intensities that none shows

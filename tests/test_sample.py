@@ -330,6 +330,20 @@ def test_another_seed_or_version_replaces(
     assert (marker["version"], marker["seed"]) == (sample.VERSION, 0)
 
 
+def test_the_version_is_that_of_the_content(written: Path) -> None:
+    """Raise VERSION with any change of these figures, which a folder of before would not have."""
+    name = "01_astronaut_S6_00800.png"
+    folder = written / "test_images/sample_camera"
+    noise = read_image(folder / "input" / name).astype(float)
+    noise -= read_image(folder / "groundtruth" / name)
+    correlation = [
+        np.corrcoef(x[:, 1:].ravel(), x[:, :-1].ravel())[0, 1] for x in noise.transpose(2, 0, 1)
+    ]
+    assert sample.VERSION == 2
+    np.testing.assert_allclose(noise.std((0, 1)), [12.139, 13.513, 22.503], atol=0.01)
+    np.testing.assert_allclose(correlation, [0.605, 0.291, 0.299], atol=0.01)
+
+
 def test_an_interrupted_write_leaves_nothing_half(
     small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
