@@ -134,9 +134,9 @@ class Config(RunSettings):
     --freeze-encoder and other terms."""
     width: int = 64
     embed_dim: int = 128
-    encoder_blocks: tuple[int, ...] = ()
+    encoder_depths: tuple[int, ...] = ()
     """Residual blocks of its three stages; none: 2 3 4, as in the paper."""
-    generator_blocks: tuple[int, ...] = ()
+    generator_depths: tuple[int, ...] = ()
     """Of its three, the first two also on the way up; none: 4 3 2, as in the paper."""
     inject_noise: bool = True
     """Random maps in the generator's SFT layers, its only source of randomness."""
@@ -280,9 +280,9 @@ class State(TrainingState):
     def __init__(self, c: Config, device: torch.device | str = "cpu") -> None:
         super().__init__()
         torch.manual_seed(c.seed)  # the networks' initial weights
-        self.encoder_q = NoiseEncoder(c.width, c.embed_dim, c.encoder_blocks or None)
+        self.encoder_q = NoiseEncoder(c.width, c.embed_dim, c.encoder_depths)
         self.encoder_k = copy.deepcopy(self.encoder_q).requires_grad_(False)
-        self.generator = NoiseGenerator(c.width, c.embed_dim, c.generator_blocks or None)
+        self.generator = NoiseGenerator(c.width, c.embed_dim, c.generator_depths)
         self.generator_ema = copy.deepcopy(self.generator).requires_grad_(False)
         self.keys = KeyQueue(c.embed_dim, c.queue_size)
         self.statistics = StatisticsHead(c.embed_dim) if c.w_statistics else None
@@ -679,11 +679,11 @@ def main(argv: list[str] | None = None) -> None:
         not c.freeze_encoder or not discriminates(c),
         "--freeze-encoder: the discriminator is the encoder; --w-gan, --w-fm-gan, --w-gan-d: 0",
     )
-    for name in ("encoder_blocks", "generator_blocks"):
-        blocks = getattr(c, name)
+    for name in ("encoder_depths", "generator_depths"):
+        depths = getattr(c, name)
         require(
-            len(blocks) in (0, 3) and all(n > 0 for n in blocks),
-            f"--{name.replace('_', '-')} {' '.join(map(str, blocks))}: expected three, above 0",
+            len(depths) in (0, 3) and all(n > 0 for n in depths),
+            f"--{name.replace('_', '-')} {' '.join(map(str, depths))}: expected three, above 0",
         )
     require(c.temperature > 0, f"--temperature {c.temperature}: expected a number above 0")
     launch(train, c, c.gpu)

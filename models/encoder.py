@@ -3,6 +3,8 @@
 Paper, Sec. 3.1 and 3.3.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +22,7 @@ from models.layers import (
     shared_affine,
 )
 
-STAGE_BLOCKS = (2, 3, 4)
+DEPTHS = (2, 3, 4)
 
 
 class TwoPathBlock(CompilableBlock):
@@ -56,26 +58,21 @@ class NoiseEncoder(nn.Module):
     """Noise encoder (`embed`) and conditional discriminator (`discriminate`) on a shared trunk.
 
     width: channels of the first stage, doubled at each of the two others (paper: 64; 9.38 M
-    parameters). embed_dim: dimension d of the embedding. stage_blocks: residual blocks of the three
-    stages; None: STAGE_BLOCKS, the paper's.
+    parameters). embed_dim: dimension d of the embedding. depths: residual blocks of the three
+    stages; none: DEPTHS, the paper's.
 
     Images are (B, 3, H, W) in [0, 1], at least 8 pixels a side; feature maps and logit maps come
     as a list of three, at full, half and quarter resolution.
     """
 
-    def __init__(
-        self,
-        width: int = 64,
-        embed_dim: int = 128,
-        stage_blocks: tuple[int, int, int] | None = None,
-    ) -> None:
+    def __init__(self, width: int = 64, embed_dim: int = 128, depths: Sequence[int] = ()) -> None:
         super().__init__()
         k1, k2, k3 = width, 2 * width, 4 * width
         self.width, self.embed_dim = width, embed_dim
         self.pre_noise = SNConv2d(3, k1, 3)
         self.pre_gan = SNConv2d(6, k1, 3)
         for stage, (channels, blocks) in enumerate(
-            zip((k1, k2, k3), stage_blocks or STAGE_BLOCKS, strict=True), start=1
+            zip((k1, k2, k3), depths or DEPTHS, strict=True), start=1
         ):
             trunk = nn.ModuleList(TwoPathBlock(channels, embed_dim) for _ in range(blocks))
             noise_head = nn.Sequential(SNConv2d(channels, channels, 1), NormActConv(channels))

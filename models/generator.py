@@ -20,7 +20,7 @@ from models.layers import (
 )
 from utils.seeding import derived_seed
 
-STAGE_BLOCKS = (4, 3, 2)
+DEPTHS = (4, 3, 2)
 BLOCK = 64  # pixels a side of what is drawn of a noise map at once, see placed_noise
 
 
@@ -116,19 +116,14 @@ class NoiseGenerator(nn.Module):
     """Clean image and noise embedding -> noise residual; noisy = clean + residual.
 
     width: channels of the first stage, doubled at each of the two others (paper: 64; 7.38 M
-    parameters). embed_dim: dimension d of the embedding. stage_blocks: residual blocks of the three
-    stages, downwards and upwards; None: STAGE_BLOCKS, the paper's.
+    parameters). embed_dim: dimension d of the embedding. depths: residual blocks of the three
+    stages, the first two also upwards; none: DEPTHS, the paper's.
     """
 
-    def __init__(
-        self,
-        width: int = 64,
-        embed_dim: int = 128,
-        stage_blocks: tuple[int, int, int] | None = None,
-    ) -> None:
+    def __init__(self, width: int = 64, embed_dim: int = 128, depths: Sequence[int] = ()) -> None:
         super().__init__()
         k1, k2, k3 = width, 2 * width, 4 * width
-        n1, n2, n3 = self.stage_blocks = stage_blocks or STAGE_BLOCKS
+        n1, n2, n3 = self.depths = depths or DEPTHS
         self.width, self.embed_dim = width, embed_dim
 
         def blocks(count: int, channels: int) -> nn.ModuleList:
@@ -195,7 +190,7 @@ class NoiseGenerator(nn.Module):
     @torch.compiler.disable  # the noise source may hold a generator, which cannot be traced
     def noise_maps(self, clean: Tensor, noise: NoiseSource) -> list[Tensor]:
         """A map for each SFT layer, in the layers' order and at their resolutions."""
-        n1, n2, n3 = (2 * blocks for blocks in self.stage_blocks)
+        n1, n2, n3 = (2 * blocks for blocks in self.depths)
         batch, _, height, width = clean.shape
         return [
             noise((batch, 1, height // down, width // down), clean.device)

@@ -150,11 +150,11 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             gamma = next((k for k in state if "convs_gamma.0.conv2d.weight_orig" in k), None)
             if first not in state or gamma is None:
                 raise UserError(f"{source[0]}: not the weights of a {network.__name__}")
-            blocks = tuple(
+            depths = [
                 len({key.split(".")[1] for key in state if key.startswith(f"blocks{stage}.")})
                 for stage in (1, 2, 3)
-            )
-            net = network(state[first].shape[0], state[gamma].shape[1], blocks)
+            ]
+            net = network(state[first].shape[0], state[gamma].shape[1], depths)
             load_weights(net, *source)
             networks.append(net)
         encoder, generator = networks

@@ -37,7 +37,7 @@ def shallow() -> Iterator[None]:
     """Networks of one block a stage: a third of the time where nothing depends on the depth."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (models.encoder, models.generator):
-            patch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
+            patch.setattr(module, "DEPTHS", (1, 1, 1))
         yield
 
 

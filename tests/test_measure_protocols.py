@@ -81,7 +81,7 @@ def test_scores_depend_on_seed_and_image_alone(
     protocol: str, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (encoder, generator):  # nothing here depends on the depth
-        monkeypatch.setattr(module, "STAGE_BLOCKS", (1, 1, 1))
+        monkeypatch.setattr(module, "DEPTHS", (1, 1, 1))
     transfer, images = tiny_transfer().to(device), Kinds()
     how = dict(reference=protocol, device=device, progress=False)
     scores = evaluate_transfer(transfer, images, batch_size=8, workers=1, **how)
