@@ -181,12 +181,12 @@ def keys_of(key: str, row: CsvRow) -> list[str]:
 
 
 def weights_table(ckpts: Path) -> str:
-    """Steps and hours of each file's training, its checksum, and what transfer.json tells."""
-    lines = ["| file | steps | hours | sha256 |", "| --- | ---: | ---: | --- |"]
+    """Steps and minutes of each file's training, its checksum, and what transfer.json tells."""
+    lines = ["| file | steps | minutes | sha256 |", "| --- | ---: | ---: | --- |"]
     for file in sorted(ckpts.rglob("*.pt")):
-        steps, hours = training(file)
+        steps, minutes = training(file)
         name = file.relative_to(ckpts).as_posix()
-        lines.append(f"| `{name}` | {steps:,} | {hours:.1f} | `{sha256(file)}` |")
+        lines.append(f"| `{name}` | {steps:,} | {minutes:.1f} | `{sha256(file)}` |")
     settings = json.loads((ckpts / "NT/transfer.json").read_text())
     patch = settings["reference_patch"]
     how = f"in patches of {patch} pixels" if patch else "whole"
@@ -198,7 +198,7 @@ def weights_table(ckpts: Path) -> str:
 
 
 def training(file: Path) -> tuple[int, float]:
-    """Steps and hours, by the log beside the weights: `stats.jsonl` or `stats_<noise>.jsonl`.
+    """Steps and minutes, by the log beside the weights: `stats.jsonl` or `stats_<noise>.jsonl`.
 
     Its seconds start again where a run was resumed. The steps after the last line are known for
     the generator alone, from transfer.json.
@@ -211,7 +211,7 @@ def training(file: Path) -> tuple[int, float]:
     )
     settings = file.parent / "transfer.json"
     known = json.loads(settings.read_text()) if settings.is_file() else {}
-    return known.get("steps", lines[-1]["step"]), seconds / 3600
+    return known.get("steps", lines[-1]["step"]), seconds / 60
 
 
 def main(argv: list[str] | None = None) -> None:

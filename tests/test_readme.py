@@ -215,13 +215,13 @@ def test_weights_table_is_up_to_date() -> None:
     assert block.strip() == make_readme.weights_table(ROOT / "ckpts")
 
 
-def test_steps_and_hours_of_a_resumed_run(tmp_path: Path) -> None:
+def test_steps_and_minutes_of_a_resumed_run(tmp_path: Path) -> None:
     seconds = {"VUNet.pt": [1800, 3600, 10, 1810], "ridnet_poisson-gaussian_g.pt": [7200]}
     for name, log in zip(seconds, ("stats", "stats_poisson-gaussian"), strict=True):
         lines = [{"step": 100 * i, "seconds": s} for i, s in enumerate(seconds[name], start=1)]
         (tmp_path / f"{log}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    assert make_readme.training(tmp_path / "VUNet.pt") == (400, (3600 + 1810) / 3600)
-    assert make_readme.training(tmp_path / "ridnet_poisson-gaussian_g.pt") == (100, 2)
+    assert make_readme.training(tmp_path / "VUNet.pt") == (400, (3600 + 1810) / 60)
+    assert make_readme.training(tmp_path / "ridnet_poisson-gaussian_g.pt") == (100, 120)
     (tmp_path / "transfer.json").write_text('{"reference_patch": 64, "steps": 425}')
     assert make_readme.training(tmp_path / "VUNet.pt")[0] == 425
 
