@@ -174,6 +174,8 @@ class Config(RunSettings):
     w_contra: float = 1.0
     w_gan_d: float = 1.0
     w_statistics: float = 0.0
+    signal_dependence: float = 0.0
+    """Among the statistics, weight of how the noise differs between an image's intensities."""
 
     # Optimisation
     batch: int = 32
@@ -394,7 +396,8 @@ def encoder_gradients(
     values = {"loss_contra_noisy": contra, "contraAcc_noisy": accuracy}
     loss = c.w_contra * contra  # Eq. 9.4
     if c.w_statistics:
-        statistics, level = statistics_loss(s.statistics(q), noisy, clean)
+        told = s.statistics(q)
+        statistics, level = statistics_loss(told, noisy, clean, c.signal_dependence)
         values |= {"loss_statistics": statistics, "error_log_std": level}
         loss = loss + c.w_statistics * statistics
     grads = torch.autograd.grad(loss, s.encoder_parameters(c), retain_graph=c.grad_accum > 1)
@@ -483,9 +486,10 @@ def gradients(
         ratio = (strength[0].clamp_min(1e-4) / strength[1].clamp_min(1 / 255)).log()
         values |= {"error_log_strength": ratio.abs().mean(), "bias_log_strength": ratio.mean()}
     if c.w_statistics and not c.freeze_encoder:
-        statistics, values["error_log_std"] = statistics_loss(s.statistics(q_real), noisy1, clean)
+        told = s.statistics(q_real)
+        statistics, level = statistics_loss(told, noisy1, clean, c.signal_dependence)
         loss_e += c.w_statistics * statistics
-        values["loss_statistics"] = statistics
+        values |= {"loss_statistics": statistics, "error_log_std": level}
 
     # Through d_fake, loss_e reaches E_q's weights only: the generator's are not asked for. It goes
     # first because the generator's graph, compiled, can be walked only once. The graph of the
@@ -665,7 +669,9 @@ def main(argv: list[str] | None = None) -> None:
         p = getattr(c, name)
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
     require(0 <= c.momentum < 1, f"--momentum {c.momentum}: expected 0 to less than 1")
-    at_least(c, draw_together=1, embed_dim=1, encoder_steps=0, second_draw_steps=0)
+    at_least(
+        c, draw_together=1, embed_dim=1, encoder_steps=0, second_draw_steps=0, signal_dependence=0
+    )
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
         or matches_moments(c),

@@ -235,14 +235,30 @@ def noise_statistics(noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(values, dim=1), torch.cat(shown, dim=1).to(noise.dtype)
 
 
-def statistics_loss(told: Tensor, noisy: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+def statistics_loss(
+    told: Tensor, noisy: Tensor, clean: Tensor, signal_dependence: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """L1 between what the head told and the statistics that noisy shows; and that of the log
     standard deviations alone, to be logged. Scalars, means over an image's statistics, then over
-    the images: the mean of a batch's parts is that of the batch."""
+    the images: the mean of a batch's parts is that of the batch.
+
+    signal_dependence: weight, in the first, of the L1 of a channel's log standard deviations about
+    their mean over the intensities that it shows: how the noise differs between these.
+    """
     statistics, shown = noise_statistics(noisy, clean)
-    error = (told - statistics).abs() * shown
+    error = (told - statistics) * shown
+    loss = _mean_of_shown(error, shown)  # Eq. 9.3
+    level, shown = error[:, :LEVELS], shown[:, :LEVELS]
+    if signal_dependence:
+        bins = shown.unflatten(1, (INTENSITY_BINS, 3))
+        count = bins.sum(1, keepdim=True)
+        mean = level.unflatten(1, (INTENSITY_BINS, 3)).sum(1, keepdim=True) / count.clamp_min(1)
+        several = (bins * (count > 1)).flatten(1)
+        about = (level - mean.expand_as(bins).flatten(1)) * several
+        loss = loss + signal_dependence * _mean_of_shown(about, several)
+    return loss, _mean_of_shown(level, shown)
 
-    def mean(which: slice) -> Tensor:  # Eq. 9.3
-        return (error[:, which].sum(1) / shown[:, which].sum(1).clamp_min(1)).mean()
 
-    return mean(slice(None)), mean(slice(LEVELS))
+def _mean_of_shown(error: Tensor, shown: Tensor) -> Tensor:
+    """Of |error| (B, n), over what of an image's is shown, then over the images."""
+    return (error.abs().sum(1) / shown.sum(1).clamp_min(1)).mean()

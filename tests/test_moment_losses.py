@@ -236,6 +236,25 @@ def test_statistics_loss_is_the_mean_over_what_is_shown() -> None:
     assert loss.item() == pytest.approx((3 * 0.25 + 21 * 0.75) / 24, abs=1e-5)
 
 
+def test_signal_dependence_is_what_differs_between_intensities() -> None:
+    """Red shows two, told 0.1 too high and 0.3 too low: 0.2 about their mean. Green shows two, both
+    told 0.4 too high: nothing. Blue shows one: not asked."""
+    clean = torch.full((1, 3, 32, 32), 0.1)
+    clean[:, :2, :16] = 0.6
+    noisy = clean + white(side=32, batch=1)
+    statistics, _ = noise_statistics(noisy, clean)
+    told = statistics.clone()
+    told[0, [0, 6]] += torch.tensor([0.1, -0.3])
+    told[0, [1, 7]] += 0.4
+    told[0, 2] += 0.7
+    plain, _ = statistics_loss(told, noisy, clean)
+    loss, level = statistics_loss(told, noisy, clean, signal_dependence=3)
+    assert (loss - plain).item() == pytest.approx(3 * (0.2 + 0.2) / 4, abs=1e-5)
+    assert level.item() == pytest.approx((0.1 + 0.3 + 0.4 + 0.4 + 0.7) / 5, abs=1e-5)
+    nothing, _ = statistics_loss(told, clean + 0 * noisy, clean, signal_dependence=3)
+    assert nothing.isfinite()
+
+
 def test_statistics_loss_of_a_batch_is_the_mean_of_its_parts() -> None:
     """Whatever its images show: the same batch on two processes, or in parts, is the same step."""
     clean = torch.full((4, 3, 32, 32), 0.4)
