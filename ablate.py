@@ -35,7 +35,8 @@ class Config:
     rows: tuple[str, ...] = tuple(ABLATIONS)
     """Which; see ABLATIONS in train_noiseTransfer.py."""
     train: str = "--preset lite"
-    """Flags of train_noiseTransfer.py for every row, in one string: --train="--preset lite"."""
+    """Flags of train_noiseTransfer.py for every row, in one string: --train="--preset lite". None
+    that a row sets itself."""
     seeds: tuple[int, ...] = (0,)
     """Each row is trained once with each: differences smaller than theirs mean nothing."""
     gpu: str = "0"
@@ -101,6 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     unknown = [row for row in c.rows if row not in ABLATIONS]
     require(bool(c.rows) and not unknown, f"--rows {unknown}: expected some of {list(ABLATIONS)}")
     require(bool(c.seeds), "--seeds: expected at least one number")
+    given = [word.partition("=")[0] for word in shlex.split(c.train) if word.startswith("--")]
+    for row in c.rows:  # what is given explicitly would win over the row, unseen
+        both = [flag for flag in given if _field(flag) in ABLATIONS[row]]
+        require(not both, f"--train {' '.join(both)}: the row {row} sets it; leave out one of both")
     sets = [s for s in find_test_sets(c.test_images) if isinstance(s, PairedTestSet)]
     if not sets:
         sample = write_sample(c.cache / "sample") / "test_images"
@@ -114,6 +119,10 @@ def main(argv: list[str] | None = None) -> None:
             measure(c, row, seed, sets, table)
             table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])
     print(f"\n{table.text()}\n-> {c.out / table.name}.txt, .md, .tex, .csv, _images.csv")
+
+
+def _field(flag: str) -> str:
+    return flag.removeprefix("--").removeprefix("no-").replace("-", "_")
 
 
 if __name__ == "__main__":

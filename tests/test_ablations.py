@@ -250,6 +250,11 @@ def test_one_image_has_no_cross_references(here: Path) -> None:
 def test_rows_and_trainings_that_fail(here: Path) -> None:
     with pytest.raises(UserError, match=r"--rows \['no-gan'\]: expected some of \['none', "):
         run("--rows", "none", "no-gan")
+    # an explicit flag wins over the row, which would then be a row of another name
+    with pytest.raises(UserError, match=r"--train --encoder-steps: the row no-encoder-phase sets"):
+        run("--rows", "none", "no-encoder-phase", train=f"{TINY} --encoder-steps=1")
+    with pytest.raises(UserError, match=r"--train --inject-noise: the row no-noise-injection sets"):
+        run("--rows", "no-noise-injection", train=f"{TINY} --inject-noise")
     with pytest.raises(UserError, match=r"ablations/none/seed0: its training ended with status 1"):
         run("--rows", "none", train=f"{TINY} --batch 0")
     assert not (here / "supp").exists()
