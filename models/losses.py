@@ -250,12 +250,11 @@ def statistics_loss(
     loss = _mean_of_shown(error, shown)  # Eq. 9.3
     level, shown = error[:, :LEVELS], shown[:, :LEVELS]
     if signal_dependence:
-        bins = shown.unflatten(1, (INTENSITY_BINS, 3))
+        of_bin, bins = (x.unflatten(1, (INTENSITY_BINS, 3)) for x in (level, shown))
         count = bins.sum(1, keepdim=True)
-        mean = level.unflatten(1, (INTENSITY_BINS, 3)).sum(1, keepdim=True) / count.clamp_min(1)
-        several = (bins * (count > 1)).flatten(1)
-        about = (level - mean.expand_as(bins).flatten(1)) * several
-        loss = loss + signal_dependence * _mean_of_shown(about, several)
+        several = bins * (count > 1)
+        about_mean = (of_bin - of_bin.sum(1, keepdim=True) / count.clamp_min(1)) * several
+        loss = loss + signal_dependence * _mean_of_shown(about_mean.flatten(1), several.flatten(1))
     return loss, _mean_of_shown(level, shown)
 
 
