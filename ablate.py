@@ -12,19 +12,11 @@ import dataclasses
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import train_noiseTransfer
-from data.sample import write_sample
-from data.test_sets import PairedTestSet, find_test_sets
-from evaluation.batches import How
-from evaluation.measure import evaluate_transfer
-from evaluation.protocols import has_cross_references
-from evaluation.tables import Column, Table
-from models.noise_transfer import NoiseTransfer
-from train_noiseTransfer import ABLATIONS
-from utils.config import choose_device, parse, provenance
+from utils.config import parse
 from utils.errors import UserError, exit_on_user_error, require
 
 
@@ -32,8 +24,8 @@ from utils.errors import UserError, exit_on_user_error, require
 class Config:
     """Train and tabulate ablations."""
 
-    rows: tuple[str, ...] = tuple(ABLATIONS)
-    """Which; see ABLATIONS in train_noiseTransfer.py."""
+    rows: tuple[str, ...] = ()
+    """Which of ABLATIONS in train_noiseTransfer.py; none: all."""
     train: str = "--preset lite"
     """Flags of train_noiseTransfer.py for every row, in one string: --train="--preset lite". None
     that a row sets itself."""
@@ -49,6 +41,20 @@ class Config:
     """ablations.txt, .md, .tex and .csv go here."""
     cache: Path = Path("cache")
 
+
+if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+    exit_on_user_error(partial(parse, Config))
+
+import train_noiseTransfer
+from data.sample import write_sample
+from data.test_sets import PairedTestSet, find_test_sets
+from evaluation.batches import How
+from evaluation.measure import evaluate_transfer
+from evaluation.protocols import has_cross_references
+from evaluation.tables import Column, Table
+from models.noise_transfer import NoiseTransfer
+from train_noiseTransfer import ABLATIONS
+from utils.config import choose_device, provenance
 
 COLUMNS = (
     Column("test_set", "test set"),
@@ -99,11 +105,12 @@ def other_references(test_set: PairedTestSet) -> list[Literal["unpaired", "cross
 
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
-    unknown = [row for row in c.rows if row not in ABLATIONS]
-    require(bool(c.rows) and not unknown, f"--rows {unknown}: expected some of {list(ABLATIONS)}")
+    rows = c.rows or tuple(ABLATIONS)
+    unknown = [row for row in rows if row not in ABLATIONS]
+    require(not unknown, f"--rows {unknown}: expected some of {list(ABLATIONS)}")
     require(bool(c.seeds), "--seeds: expected at least one number")
     given = [word.partition("=")[0] for word in shlex.split(c.train) if word.startswith("--")]
-    for row in c.rows:  # what is given explicitly would win over the row, unseen
+    for row in rows:  # what is given explicitly would win over the row, unseen
         both = [flag for flag in given if _field(flag) in ABLATIONS[row]]
         require(not both, f"--train {' '.join(both)}: the row {row} sets it; leave out one of both")
     sets = [s for s in find_test_sets(c.test_images) if isinstance(s, PairedTestSet)]
@@ -114,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"{c.test_images}: no pairs to measure on")
     table = Table("ablations", f"Ablations of {c.train}; means and 95% intervals", COLUMNS)
     record = provenance()
-    for row in c.rows:
+    for row in rows:
         for seed in c.seeds:
             measure(c, row, seed, sets, table)
             table.write(c.out, [f"command: {record['command']}", f"commit: {record['commit']}"])

@@ -15,23 +15,11 @@ import shlex
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from evaluation.baselines import require_bm3d
-from evaluation.batches import WORKERS, How
-from evaluation.denoising_tables import denoising_table, synthetic_table
-from evaluation.noise_section import noise_section
-from evaluation.noise_tables import cross_scene_table, known_table, noise_table
-from evaluation.pictures import denoised_section
-from evaluation.protocols import ReferenceProtocol
-from evaluation.report import write_html
-from evaluation.sources import generator_files, open_denoisers, open_generator, open_test_sets
-from evaluation.tables import Table
-from utils.checkpoint import sha256
-from utils.config import at_least, choose_device, parse, provenance
+from utils.config import parse
 from utils.errors import UserError, exit_on_user_error, require
 
 
@@ -62,7 +50,7 @@ class Config:
     out: Path = Path("supp/tbl")
     cache: Path = Path("cache")
     """Where the bundled sample is written when there are no test images."""
-    protocols: tuple[ReferenceProtocol, ...] = ("paired", "unpaired", "cross")
+    protocols: tuple[Literal["paired", "unpaired", "cross"], ...] = ("paired", "unpaired", "cross")
     """What generated noise is taken from, in the noise table (evaluation/protocols.py)."""
     draws: int = 1
     """Noisy images generated for an image; its scores are their means."""
@@ -78,15 +66,39 @@ class Config:
     batch_size: int | None = None
     """Images of 256x256 at a time, of larger ones fewer. A matter of speed and memory alone: by
     default 8 on a GPU, 1 on the CPU, where more are slower."""
-    workers: int = WORKERS
-    """Threads that read images ahead."""
+    workers: int | None = None
+    """Threads that read images ahead; by default one a core, at most 8."""
+
+
+if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+    exit_on_user_error(partial(parse, Config))
+
+import torch
+
+from evaluation.baselines import require_bm3d
+from evaluation.batches import WORKERS, How
+from evaluation.denoising_tables import denoising_table, synthetic_table
+from evaluation.noise_section import noise_section
+from evaluation.noise_tables import cross_scene_table, known_table, noise_table
+from evaluation.pictures import denoised_section
+from evaluation.report import write_html
+from evaluation.sources import generator_files, open_denoisers, open_generator, open_test_sets
+from evaluation.tables import Table
+from utils.checkpoint import sha256
+from utils.config import at_least, choose_device, provenance
 
 
 def main(argv: list[str] | None = None) -> None:
     c = parse(Config, argv)
     at_least(c, seed=0, limit=1, passes=1, draws=1, batch_size=1, workers=1)
     device = choose_device(c.gpu)
-    how = How(seed=c.seed, limit=c.limit, batch_size=c.batch_size, workers=c.workers, device=device)
+    how = How(
+        seed=c.seed,
+        limit=c.limit,
+        batch_size=c.batch_size,
+        workers=c.workers or WORKERS,
+        device=device,
+    )
 
     # All files are opened before anything is measured: a bad one is told now, not hours later.
     if c.bm3d:

@@ -16,37 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import ignite.distributed as idist
-import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from data.items import RealItems
-from data.noise import NoiseCorrelationDistribution
-from data.recipe import Recipe
-from data.training_data import find_pairs_and_photos, find_validation_sets, open_real_items
-from evaluation.protocols import Transfer
-from models.generator import normal_noise
-from models.layers import NoiseSource
-from training.denoisers import (
-    DenoiserSettings,
-    State,
-    check,
-    graphed_step,
-    learning_rate,
-    open_transfer,
-    show,
-    validate,
-)
-from training.run import TrainingRun
-from utils.config import parse, print_config
-from utils.distributed import average_gradients, is_first, launch, local_batch
+from training.settings import DenoiserSettings
+from utils.config import parse
 from utils.errors import UserError, exit_on_user_error
-from utils.graph import captures
-from utils.precision import autocast, set_float32_precision, with_cast_weights
-from utils.resume import saved_settings
-from utils.seeding import Randomness, randomness
-from utils.training import GradientMean, apply_gradients, average_weights, save_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +47,39 @@ DEBUG = dict(
     width=4, batch=4, patch=32, embedded_size=0, epochs=2, steps_per_epoch=2, val_limit=2,
     log_every=1, run_dir=Path("runs/debug_sidd"),
 )  # fmt: skip
+
+if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+    exit_on_user_error(partial(parse, Config, presets=PRESETS, debug=DEBUG))
+
+import ignite.distributed as idist
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data.items import RealItems
+from data.noise import NoiseCorrelationDistribution
+from data.recipe import Recipe
+from data.training_data import find_pairs_and_photos, find_validation_sets, open_real_items
+from evaluation.protocols import Transfer
+from models.generator import normal_noise
+from models.layers import NoiseSource
+from training.denoisers import (
+    State,
+    check,
+    graphed_step,
+    learning_rate,
+    open_transfer,
+    show,
+    validate,
+)
+from training.run import TrainingRun
+from utils.config import print_config
+from utils.distributed import average_gradients, is_first, launch, local_batch
+from utils.graph import captures
+from utils.precision import autocast, set_float32_precision, with_cast_weights
+from utils.resume import saved_settings
+from utils.seeding import Randomness, randomness
+from utils.training import GradientMean, apply_gradients, average_weights, save_weights
 
 # How items are made (method 4, real items): of the noise's strength, half is scaled, in both views.
 RECIPE = Recipe(

@@ -10,93 +10,14 @@ and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`), best/ w
 best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
 """
 
-import copy
 import dataclasses
-from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 
-import ignite.distributed as idist
-import torch
-from torch import Tensor, nn
-
-from data.augment import SceneDistribution
-from data.items import GeneratorItems, SyntheticItems, Triplet
-from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
-from data.recipe import Recipe
-from data.training_data import (
-    find_pairs_and_photos,
-    find_validation_sets,
-    open_photos,
-    open_real_items,
-)
-from evaluation.measure import evaluate_transfer
-from models.embedding import StatisticsHead
-from models.encoder import NoiseEncoder
-from models.generator import NoiseGenerator, given_noise, no_noise, normal_noise
-from models.layers import (
-    NoiseSource,
-    compile_blocks,
-    converge_spectral_norm,
-    shared_spectral_norm,
-)
-from models.losses import (
-    adversarial_loss,
-    autocorrelation_loss,
-    band_losses,
-    clip_straight_through,
-    consistency_loss,
-    contrastive_loss,
-    feature_matching_loss,
-    local_mean_loss,
-    local_variance_loss,
-    overflow_loss,
-    quantile_loss,
-    statistics_loss,
-)
-from models.noise_transfer import (
-    HEAD,
-    KeyQueue,
-    NoiseTransfer,
-    momentum_update,
-)
-from training.run import RunSettings, TrainingRun
-from utils.checkpoint import load_weights
-from utils.config import at_least, check_training, parse, print_config, provenance
-from utils.distributed import (
-    average_gradients,
-    gather_rows,
-    is_first,
-    launch,
-    local_batch,
-)
-from utils.errors import exit_on_user_error, require
-from utils.graph import GraphedStep, captures
-from utils.metrics import akld, ks
-from utils.precision import autocast, forward_dtype, set_float32_precision
-from utils.resume import saved_settings
-from utils.seeding import Randomness, randomness
-from utils.training import (
-    GradientMean,
-    TrainingState,
-    apply_gradients,
-    average_weights,
-    save_weights,
-    warm_up_cosine,
-)
-from utils.transfer_settings import MIN_REFERENCE, TransferSettings
-
-# How items are made (method 4), for an ablation to edit; what has a flag below comes from there.
-RECIPE = Recipe(
-    # Real items: half have their noise scaled, in both views; half a box of another crop
-    p_alpha=0.5, alpha=(0.8, 1.0),
-    p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
-    lost_correlation=NoiseCorrelationDistribution(p=0.9),  # of --white-pairs: all but a few
-    # Synthetic items: Gaussian, Poisson or both; sigma of 255, chi in photons of white
-    noise=NoiseModelDistribution((0.2, 0.2, 0.6), sigma=(0, 70), chi=(5, 100)),
-    p_real_clean=0.2, blur=(21, 3.5),  # of patches from SIDD's clean images; against their noise
-)  # fmt: skip
+from training.settings import RunSettings
+from utils.config import parse
+from utils.errors import exit_on_user_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +41,7 @@ class Config(RunSettings):
     """More pairs, whose noise lost its correlation (resized): a random one is given to it."""
     p_real: float = 320 / 1120
     """Share of real items (paper: 320 of 1120)."""
-    noise_models: tuple[float, ...] = RECIPE.noise.probabilities
+    noise_models: tuple[float, ...] = (0.2, 0.2, 0.6)
     """Of synthetic items: probabilities of Gaussian, Poisson, both, random noise level function."""
     p_correlated: float = 0.0
     """Of synthetic items whose noise is given a random correlation, as cameras leave one."""
@@ -270,6 +191,94 @@ ABLATIONS = {
 DEBUG = dict(
     width=4, batch=4, patch=32, border=0, embedded_sizes=(), reference_patch=16, epochs=2,
     steps_per_epoch=2, queue_size=16, val_limit=2, log_every=1, run_dir=Path("runs/debug_NT"),
+)  # fmt: skip
+
+
+if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+    exit_on_user_error(partial(parse, Config, presets=PRESETS, debug=DEBUG, ablations=ABLATIONS))
+
+import copy
+from collections.abc import Callable, Sequence
+
+import ignite.distributed as idist
+import torch
+from torch import Tensor, nn
+
+from data.augment import SceneDistribution
+from data.items import GeneratorItems, SyntheticItems, Triplet
+from data.noise import NoiseCorrelationDistribution, NoiseModelDistribution
+from data.recipe import Recipe
+from data.training_data import (
+    find_pairs_and_photos,
+    find_validation_sets,
+    open_photos,
+    open_real_items,
+)
+from evaluation.measure import evaluate_transfer
+from models.embedding import StatisticsHead
+from models.encoder import NoiseEncoder
+from models.generator import NoiseGenerator, given_noise, no_noise, normal_noise
+from models.layers import (
+    NoiseSource,
+    compile_blocks,
+    converge_spectral_norm,
+    shared_spectral_norm,
+)
+from models.losses import (
+    adversarial_loss,
+    autocorrelation_loss,
+    band_losses,
+    clip_straight_through,
+    consistency_loss,
+    contrastive_loss,
+    feature_matching_loss,
+    local_mean_loss,
+    local_variance_loss,
+    overflow_loss,
+    quantile_loss,
+    statistics_loss,
+)
+from models.noise_transfer import (
+    HEAD,
+    KeyQueue,
+    NoiseTransfer,
+    momentum_update,
+)
+from training.run import TrainingRun
+from utils.checkpoint import load_weights
+from utils.config import at_least, check_training, print_config, provenance
+from utils.distributed import (
+    average_gradients,
+    gather_rows,
+    is_first,
+    launch,
+    local_batch,
+)
+from utils.errors import require
+from utils.graph import GraphedStep, captures
+from utils.metrics import akld, ks
+from utils.precision import autocast, forward_dtype, set_float32_precision
+from utils.resume import saved_settings
+from utils.seeding import Randomness, randomness
+from utils.training import (
+    GradientMean,
+    TrainingState,
+    apply_gradients,
+    average_weights,
+    save_weights,
+    warm_up_cosine,
+)
+from utils.transfer_settings import MIN_REFERENCE, TransferSettings
+
+# How items are made (method 4), for an ablation to edit; what has a flag below comes from there.
+RECIPE = Recipe(
+    # Real items: half have their noise scaled, in both views; half a box of another crop
+    p_alpha=0.5, alpha=(0.8, 1.0),
+    p_cutmix=0.5, cutmix_sides=(0.25, 0.75),
+    lost_correlation=NoiseCorrelationDistribution(p=0.9),  # of --white-pairs: all but a few
+    # Synthetic items: Gaussian, Poisson or both; sigma of 255, chi in photons of white
+    noise=NoiseModelDistribution(Config.noise_models, sigma=(0, 70), chi=(5, 100)),
+    p_real_clean=0.2, blur=(21, 3.5),  # of patches from SIDD's clean images; against their noise
 )  # fmt: skip
 
 

@@ -16,9 +16,8 @@ import torch
 from benchmarks.timing import Row, compare, print_machine, print_table, write_json
 from benchmarks.train_step import fast_step
 from data.items import Triplet
-from utils.config import choose_device, parse
+from utils.config import Precision, choose_device, parse
 from utils.errors import exit_on_user_error
-from utils.precision import Precision
 
 
 @dataclass(frozen=True)

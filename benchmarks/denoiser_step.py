@@ -18,9 +18,9 @@ from models.generator import normal_noise
 from tests.oracle import OracleEncoder, OracleGenerator, oracle_transfer
 from train_denoiser import Config as TrainConfig
 from train_denoiser import State, train_step
-from utils.config import parse
+from utils.config import Precision, parse
 from utils.errors import exit_on_user_error
-from utils.precision import Precision, set_float32_precision
+from utils.precision import set_float32_precision
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from data.items import Triplet
 from models.generator import normal_noise
 from train_noiseTransfer import Config as TrainConfig
 from train_noiseTransfer import State, train_step
-from utils.config import choose_devices, parse
+from utils.config import Precision, choose_devices, parse
 from utils.distributed import average_gradients, gather_rows, is_first, launch, local_batch
 from utils.errors import exit_on_user_error
-from utils.precision import Precision, set_float32_precision
+from utils.precision import set_float32_precision
 
 
 @dataclass(frozen=True)

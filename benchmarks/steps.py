@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.timing import Row, compare, print_machine, print_table, write_json
-from utils.config import choose_device
-from utils.precision import Precision
+from utils.config import Precision, choose_device
 
 Step = Callable[[], None]  # one training step
 

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -251,3 +252,31 @@ def test_git_commit(monkeypatch, tmp_path):
 
     monkeypatch.setattr(subprocess, "run", no_git)
     assert git_commit() == "unknown"
+
+
+# ------------------------------------------------------------------------- --help without torch
+
+ROOT = Path(__file__).parent.parent
+NEEDED = {"transfer_noise": ["input", "output", "reference"], "denoise": ["input", "output"]}
+WITHOUT_TORCH = ["ablate", "demo", "denoise", "inspect_references", "supp_tbl", "transfer_noise",
+                 "train_denoiser", "train_denoiser_synthetic", "train_noiseTransfer",
+                 "data.doctor"]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", WITHOUT_TORCH)
+def test_help_and_mistakes_wait_for_no_torch_and_help_names_what_is_required(script: str) -> None:
+    """torch takes seconds and most of a gigabyte to import."""
+    code = "import runpy, sys; script = sys.argv.pop(1)\n"
+    code += "try: runpy.run_module(script, run_name='__main__', alter_sys=True)\n"
+    code += "finally: assert 'torch' not in sys.modules"
+
+    def run(flag: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, script, flag]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    shown = run("--help")
+    assert shown.returncode == 0, shown.stderr
+    usage = " ".join(shown.stdout.partition("\n\n")[0].split())
+    for name in NEEDED.get(script, []):
+        assert f"--{name} {name.upper()}" in usage
+    assert run("--no-such-flag").returncode == 2

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from benchmarks.faults import Faults
-from training.run import RunSettings, TrainingRun
+from training.run import TrainingRun
+from training.settings import RunSettings
 from utils import resume
 from utils.config import parse
 from utils.errors import UserError

@@ -1,10 +1,7 @@
 """What training a denoiser on real and on synthetic noise share (docs/method.md 5)."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,56 +15,14 @@ from evaluation.protocols import Transfer
 from models import NoiseTransfer, build_denoiser
 from models.generator import given_noise
 from models.layers import NoiseSource
-from training.run import RunSettings, TrainingRun
+from training.run import TrainingRun
+from training.settings import DenoiserSettings
 from utils.config import check_training
 from utils.errors import require
 from utils.graph import GraphedStep
 from utils.padding import pad_to_multiple
 from utils.training import TrainingState, warm_up_cosine
 from utils.transfer_settings import MIN_REFERENCE
-
-
-@dataclasses.dataclass(frozen=True)
-class DenoiserSettings(RunSettings):
-    """The settings of both; the defaults are the paper's."""
-
-    nt: Path = Path("ckpts/NT")
-    """Noise generator: folder of VUNet.pt and encoder_k.pt."""
-    noise: Literal["noisetransfer", "gaussian", "poisson-gaussian", "real"] = "noisetransfer"
-    """Noise of the input: generated; white Gaussian or Poisson-Gaussian noise fitted to the
-    reference alone; or the patch's own noise (the ceiling: needs pairs)."""
-
-    # Network
-    denoiser: Literal["ridnet", "dncnn", "unet"] = "ridnet"
-    width: int = 64
-
-    # Optimisation
-    batch: int = 32
-    """Of all processes together."""
-    grad_accum: int = 1
-    """Parts in which a process takes its batch: less memory, the same step."""
-    patch: int = 88
-    """Pixels a side for the generator; border are cut off each side for the denoiser."""
-    border: int = 4
-    embedded_size: int = 0
-    """Pixels a side of the reference, for a generator trained on larger ones; 0: patch (paper)."""
-    epochs: int = 200
-    steps_per_epoch: int = 5000
-    lr: float = 1e-4
-    lr_decay: Literal["halve", "cosine"] = "halve"
-    """halve: after the epochs below; cosine: down to zero, after warm_up steps of linear rise."""
-    halve_after: tuple[int, ...] = (150, 170, 190)
-    warm_up: int = 0
-    ema: float = 0.0
-    """Decay per step of the averaged weights that are saved and validated; 0: the last (paper)."""
-    weight_decay: float = 0.0
-    graph: bool = True
-    """On one CUDA device, without --compile and --skip-nonfinite: the step as a CUDA graph."""
-
-    @property
-    def weights_file(self) -> str:
-        noise = "" if self.noise == "noisetransfer" else f"_{self.noise}"
-        return f"{self.denoiser}{noise}_g.pt"
 
 
 class State(TrainingState):

@@ -10,12 +10,10 @@ What an ablation would change is in the scripts.
 """
 
 import contextlib
-import dataclasses
 import math
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Self, TypeVar
 
 import ignite.distributed as idist
@@ -28,58 +26,14 @@ from data.store import DeviceImageStore, ImageStore, summary
 from data.test_sets import CleanTestSet, PairedTestSet
 from evaluation.batches import Scores
 from evaluation.measure import mean_over_images
+from training.settings import RunSettings
 from utils.distributed import any_process, is_first
 from utils.errors import UserError
-from utils.precision import Precision
 from utils.resume import Checkpoints, RunLock, StopSignals, settings_of
 from utils.runlog import RunLog
 from utils.training import Means, TrainingState, progress_bar
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """What every training script lets one choose; none of it is part of the method."""
-
-    debug: bool = False
-    """A tiny run on any data at hand (the bundled sample if none) that exercises everything."""
-    gpu: str = "0"
-    """CUDA device numbers, such as 0 or 0,1, or cpu: one process per device."""
-    precision: Precision = "auto"
-    """auto: bf16 on CUDA, fp32 on the CPU."""
-    compile: bool = False
-    """torch.compile the networks: minutes at the start, faster steps."""
-    seed: int = 0
-    run_dir: Path = Path("runs/run")
-    """Where the run's checkpoint, weights and logs go."""
-    train_images: Path = Path("train_images")
-    """Searched for training images where their folders are not given."""
-    test_images: Path = Path("test_images")
-    """Searched for validation sets; whatever fits is used."""
-    cache: Path = Path("cache")
-    """Where decoded images are kept."""
-    max_minutes: float | None = None
-    """Stop, saved, after this long; the same command goes on."""
-    keep: int = 2
-    """Checkpoints kept, the newest, beside the best by validation."""
-    skip_nonfinite: int = 0
-    """Leave out steps whose gradients are not finite, at most so many in a row."""
-    log_every: int = 100
-    val_limit: int | None = None
-    """Images per validation set; all by default."""
-    dry_run: bool = False
-    """Print the resolved configuration and leave."""
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run; both numbers are the scripts'."""
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def sample_cache(self) -> Path | None:
-        """Where the bundled sample may be taken from: for --debug, should there be no images."""
-        return self.cache / "sample" if self.debug else None
 
 
 class TrainingRun:

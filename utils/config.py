@@ -8,7 +8,16 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import tyro
 
@@ -18,6 +27,9 @@ if TYPE_CHECKING:
     import torch  # imported where it is used: --help takes a tenth of the time without it
 
 C = TypeVar("C")
+
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
+"""auto: bf16 on a CUDA device that has it in hardware, else fp32. See utils/precision.py."""
 
 # What may change between two starts of one run. The rest makes it the run that it is.
 RESUME_FREELY = {

@@ -12,13 +12,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from data.doctor.examine import examine
-from data.doctor.findings import format_report
 from utils.config import parse
 from utils.errors import exit_on_user_error, require
-from utils.files import write_atomically
 
 TRAIN, TEST = Path("train_images"), Path("test_images")
 
@@ -41,6 +36,16 @@ class Config:
     """Names, counts, headers and a few files of each set; a second or two."""
     json: Path | None = None
     """Write data sets, statistics and findings there as well."""
+
+
+if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+    parse(Config)
+
+import torch
+
+from data.doctor.examine import examine
+from data.doctor.findings import format_report
+from utils.files import write_atomically
 
 
 def main(argv: list[str] | None = None) -> int:

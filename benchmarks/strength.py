@@ -1,0 +1,134 @@
+"""How strong known noise comes out: by --strength, and by the size of the reference.
+
+    python -m benchmarks.strength                       # the bundled photographs
+    python -m benchmarks.strength --photos FOLDER
+
+First table: deviation of generated noise over that of true noise of so many times the strength,
+clipped likewise, on a grey field and on photographs; each photograph, in turn, is the reference of
+the next. Second: deviation on a grey field from whole references over its mean from references of
+64 pixels of the same photograph. Means over the photographs, with the least and the largest.
+"""
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Row, print_machine, print_table, write_json
+from data.folders import photo_folder
+from data.noise import NoiseModel, add_noise, known_correlation
+from data.sample import sample_photos
+from models import NoiseTransfer
+from models.generator import normal_noise
+from utils.config import parse
+from utils.errors import exit_on_user_error, require
+from utils.images import integer_to_float, read_uint8
+
+# sigma of 255 (0: none), chi in photons of white, correlation of neighbours
+NOISES = {
+    "sigma 5": (5, math.inf, 0.0),
+    "sigma 10": (10, math.inf, 0.0),
+    "sigma 25": (25, math.inf, 0.0),
+    "sigma 50": (50, math.inf, 0.0),
+    "chi 10": (0, 10, 0.0),
+    "chi 30": (0, 30, 0.0),
+    "sigma 25, corr. 0.2": (25, math.inf, 0.2),
+    "sigma 25, corr. 0.4": (25, math.inf, 0.4),
+    "sigma 25, corr. 0.6": (25, math.inf, 0.6),
+}
+GREY = torch.full((1, 3, 192, 192), 0.5)
+SIZES = 64, 128, 256, 512, 1024
+
+
+@dataclass(frozen=True)
+class Config:
+    """Print both tables."""
+
+    nt: Path = Path("ckpts/NT")
+    photos: Path | None = None
+    """Folder of clean photographs; by default the bundled ones."""
+    seed: int = 0
+    json: Path | None = None
+
+
+def centre(image: Tensor, side: int) -> Tensor:
+    top, left = ((n - min(n, side)) // 2 for n in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
+
+
+def noisy(clean: Tensor, name: str, rng: torch.Generator, strength: float = 1.0) -> Tensor:
+    """`clean` under so many times the noise, clipped to [0, 1]."""
+    sigma, chi, neighbour = NOISES[name]
+    if chi < math.inf:  # a multiple of Poisson noise is not Poisson noise
+        counts = torch.poisson(clean * chi, generator=rng)
+        return (clean + strength * (counts / chi - clean)).clamp(0, 1)
+    model = NoiseModel(torch.tensor([strength * sigma / 255]), torch.tensor([math.inf]))
+    return add_noise(clean, model, rng, known_correlation(neighbour) if neighbour else None)
+
+
+def summary(ratios: Sequence[float]) -> str:
+    return f"{statistics.mean(ratios):.3f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def by_strength(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -> Iterator[Row]:
+    rng = torch.Generator().manual_seed(seed)
+    references = [nt.embed(noisy(centre(photo, 256), name, rng)) for photo in photos]
+    targets = [centre(photo, 192) for photo in photos]
+    targets = {"grey": [GREY] * len(photos), "photographs": targets[1:] + targets[:1]}
+    for where, images in targets.items():
+        row: Row = {"noise": name, "on": where}
+        for strength in (0.5, 1.0, 2.0):
+            ratios = []
+            for z, clean in zip(references, images, strict=True):
+                true = noisy(clean, name, rng, strength) - clean
+                ratios.append(deviation(nt, clean, z, rng, strength) / true.std().item())
+            row[f"x {strength:g}"] = summary(ratios)
+        yield row
+
+
+def by_size(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -> Row:
+    rng = torch.Generator().manual_seed(seed)
+    ratios: dict[int, list[float]] = {size: [] for size in SIZES[1:]}
+    for photo in photos:
+        image = noisy(centre(photo, SIZES[-1]), name, rng)
+        tops, lefts = ([i * (n - 64) // 3 for i in range(4)] for n in image.shape[-2:])
+        small = [image[..., y : y + 64, x : x + 64] for y in tops for x in lefts]
+        base = statistics.mean(deviation(nt, GREY, nt.embed(part), rng) for part in small)
+        for size in SIZES[1:]:
+            if max(image.shape[-2:]) >= size:
+                z = nt.embed(centre(image, size))
+                ratios[size].append(deviation(nt, GREY, z, rng) / base)
+    return {"noise": name} | {str(size): summary(r) for size, r in ratios.items() if r}
+
+
+def deviation(
+    nt: NoiseTransfer, clean: Tensor, z: Tensor, rng: torch.Generator, strength: float = 1.0
+) -> float:
+    clean = clean
+    return (nt.generate(clean, z, normal_noise(rng), strength) - clean).std().item()
+
+
+@torch.inference_mode()
+def main(argv: list[str] | None = None) -> None:
+    c = parse(Config, argv)
+    nt = NoiseTransfer.from_checkpoint(c.nt)
+    images = (
+        list(sample_photos().values()) if c.photos is None
+        else [read_uint8(path) for path in photo_folder(c.photos)]
+    )  # fmt: skip
+    require(bool(images), f"{c.photos}: holds no images")
+    photos = [integer_to_float(image)[None] for image in images]
+    print_machine()
+    strengths = [row for name in NOISES for row in by_strength(nt, photos, name, c.seed)]
+    print_table("Deviation over that of true noise of so many times the strength", strengths)
+    sizes = [by_size(nt, photos, name, c.seed) for name in NOISES]
+    print_table("Deviation over that from references of 64 pixels, by the reference's size", sizes)
+    write_json(c.json, {"strength": strengths, "size": sizes})
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
