@@ -13,8 +13,8 @@ INTENSITY_BINS = 4
 NEIGHBOURS = (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0)
 LEVELS = 3 * INTENSITY_BINS
 STATISTICS = LEVELS + 3 * (len(NEIGHBOURS) + 1)
-UNSEEN = 1e-3  # weight of a patch for an intensity that none of its pixels has
-RIDGE = 3.0  # of Eq. 9.16, on an embedding of length sqrt(d)
+UNSEEN = 1e-4  # weight of a patch for an intensity that none of its pixels has
+RIDGE = 1.0  # of Eq. 9.16, on an embedding of length sqrt(d)
 
 
 class StatisticsHead(nn.Linear):
@@ -78,6 +78,6 @@ class Pooling(nn.Module):
         mean = z.float().mean(0)
         if self.head is None:
             return F.normalize(mean)
-        told, weight = self.head(z)[..., :LEVELS], shares + UNSEEN
+        told, weight = self.head(z)[..., :LEVELS], shares.square() + UNSEEN
         seen = (weight * told).sum(0) / weight.sum(0)  # Eq. 9.15
         return F.normalize(mean + (seen - told.mean(0)) @ self.pull.T)  # Eq. 9.16

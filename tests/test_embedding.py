@@ -59,11 +59,22 @@ def test_who_sees_an_intensity_tells_its_noise(device: torch.device) -> None:
     told = head(z)[:, 0].detach()
     expected = told.mean(0)  # of correlations, and of intensities that none shows
     dark, bright = slice(0, 3), slice(LEVELS - 3, LEVELS)
-    expected[dark] = (1.001 * told[:3, dark].sum(0) + 0.001 * told[3, dark]) / 3.004
-    expected[bright] = (0.001 * told[:3, bright].sum(0) + 1.001 * told[3, bright]) / 1.004
+    expected[dark] = (1.0001 * told[:3, dark].sum(0) + 0.0001 * told[3, dark]) / 3.0004
+    expected[bright] = (0.0001 * told[:3, bright].sum(0) + 1.0001 * told[3, bright]) / 1.0004
     # the z that tells this, of any length
     solved = torch.linalg.solve(head.weight * STATISTICS**0.5, expected - head.bias)
     pooled = Pooling(head)(z, shares.flatten(2))[0]
+    torch.testing.assert_close(pooled, F.normalize(solved, dim=0), rtol=0, atol=1e-4)
+
+
+def test_a_patch_that_shows_an_intensity_twice_as_much_counts_four_times() -> None:
+    head, z = exact_head(), unit(2, 1, STATISTICS)
+    shares = torch.tensor([0.8, 0.4])[:, None, None].expand(2, 1, LEVELS)
+    told = head(z)[:, 0].detach()
+    expected = told.mean(0)
+    expected[:LEVELS] = (0.6401 * told[0, :LEVELS] + 0.1601 * told[1, :LEVELS]) / 0.8002
+    solved = torch.linalg.solve(head.weight * STATISTICS**0.5, expected - head.bias)
+    pooled = Pooling(head)(z, shares)[0]
     torch.testing.assert_close(pooled, F.normalize(solved, dim=0), rtol=0, atol=1e-4)
 
 
