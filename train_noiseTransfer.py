@@ -270,7 +270,7 @@ from utils.training import (
 )
 from utils.transfer_settings import MIN_REFERENCE, TransferSettings
 
-# How items are made (method 4), for an ablation to edit; what has a flag below comes from there.
+# How items are made (method 4), for an ablation to edit; what has a flag above comes from there.
 RECIPE = Recipe(
     # Real items: half have their noise scaled, in both views; half a box of another crop
     p_alpha=0.5, alpha=(0.8, 1.0),

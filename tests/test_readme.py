@@ -30,15 +30,29 @@ PAGES = {
 TABLES = {path.stem: make_readme.read_csv(path) for path in (ROOT / "ckpts/tables").glob("*.csv")}
 
 
+USE, AUGMENT = re.findall(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)
+
+
 def test_python_example(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    code = re.search(r"```python\n(.*?)```", PAGES["README.md"], re.DOTALL)[1]
     names: dict = {}
-    exec(code, names)
+    exec(USE, names)
     noisy = names["noisy"]
     assert noisy.shape == (4, 3, 200, 300)
     assert noisy.min() >= 0
     assert noisy.max() <= 1
+
+
+def test_augmentation_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("deepinv", "kornia"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(USE + AUGMENT, names)
+    assert names["crops"].shape == (4, 3, 64, 64)
+    for name in ("measured", "flipped"):
+        assert names[name].shape == names["clean"].shape
+        assert 0 <= names[name].min() < names[name].max() <= 1
 
 
 FIRST, *PIPELINES = re.findall(r"```python\n(.*?)```", PAGES["docs/pipelines.md"], re.DOTALL)
@@ -237,8 +251,10 @@ def test_checksums_of_the_weights() -> None:
 
 def test_training_table_is_that_of_the_presets() -> None:
     for script in TRAINING:
-        rows = PAGES["README.md"].partition(f"| `{script.__name__}.py` | `paper`")[2]
-        for preset, row in zip(script.PRESETS, ("| `paper`" + rows).splitlines(), strict=False):
+        rows = re.search(
+            rf"^\|.*`{script.__name__}\.py`.*(\| `paper`(?s:.*))", PAGES["README.md"], re.M
+        )
+        for preset, row in zip(script.PRESETS, rows[1].splitlines(), strict=False):
             c = script.Config(**script.PRESETS[preset])
             steps, lr = f"{c.epochs * c.steps_per_epoch:,}", f"{c.lr:.0e}".replace("e-0", "e-")
             settings = f"`{preset}` | {c.width} | {c.batch}, {c.patch} | {steps} | {lr}, "
