@@ -50,7 +50,7 @@ def test_augmentation_example(monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict = {}
     exec(USE + AUGMENT, names)
     assert names["crops"].shape == (4, 3, 64, 64)
-    for name in ("measured", "flipped"):
+    for name in ("measured", "augmented"):
         assert names[name].shape == names["clean"].shape
         assert 0 <= names[name].min() < names[name].max() <= 1
 
