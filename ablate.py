@@ -42,7 +42,7 @@ class Config:
     cache: Path = Path("cache")
 
 
-if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+if __name__ == "__main__":  # --help and mistyped flags do not wait for torch: seconds
     exit_on_user_error(partial(parse, Config))
 
 import train_noiseTransfer

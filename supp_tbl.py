@@ -70,7 +70,7 @@ class Config:
     """Threads that read images ahead; by default one a core, at most 8."""
 
 
-if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+if __name__ == "__main__":  # --help and mistyped flags do not wait for torch: seconds
     exit_on_user_error(partial(parse, Config))
 
 import torch

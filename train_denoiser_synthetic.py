@@ -46,7 +46,7 @@ DEBUG = dict(
     log_every=1, run_dir=Path("runs/debug_synthetic"),
 )  # fmt: skip
 
-if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+if __name__ == "__main__":  # --help and mistyped flags do not wait for torch: seconds
     exit_on_user_error(partial(parse, Config, presets=PRESETS, debug=DEBUG))
 
 import ignite.distributed as idist

@@ -22,24 +22,14 @@ from benchmarks.timing import Row, print_machine, print_table, write_json
 from data.folders import photo_folder
 from data.noise import NoiseModel, add_noise, known_correlation
 from data.sample import sample_photos
+from evaluation.image_sets import middle
+from evaluation.noise_tables import KNOWN_CORRELATIONS, KNOWN_NOISE
 from models import NoiseTransfer
 from models.generator import normal_noise
 from utils.config import parse
 from utils.errors import exit_on_user_error, require
 from utils.images import integer_to_float, read_uint8
 
-# sigma of 255 (0: none), chi in photons of white, correlation of neighbours
-NOISES = {
-    "sigma 5": (5, math.inf, 0.0),
-    "sigma 10": (10, math.inf, 0.0),
-    "sigma 25": (25, math.inf, 0.0),
-    "sigma 50": (50, math.inf, 0.0),
-    "chi 10": (0, 10, 0.0),
-    "chi 30": (0, 30, 0.0),
-    "sigma 25, corr. 0.2": (25, math.inf, 0.2),
-    "sigma 25, corr. 0.4": (25, math.inf, 0.4),
-    "sigma 25, corr. 0.6": (25, math.inf, 0.6),
-}
 GREY = torch.full((1, 3, 192, 192), 0.5)
 SIZES = 64, 128, 256, 512, 1024
 
@@ -55,19 +45,16 @@ class Config:
     json: Path | None = None
 
 
-def centre(image: Tensor, side: int) -> Tensor:
-    top, left = ((n - min(n, side)) // 2 for n in image.shape[-2:])
-    return image[..., top : top + side, left : left + side]
-
-
 def noisy(clean: Tensor, name: str, rng: torch.Generator, strength: float = 1.0) -> Tensor:
-    """`clean` under so many times the noise, clipped to [0, 1]."""
-    sigma, chi, neighbour = NOISES[name]
+    """`clean` under so many times the noise of KNOWN_NOISE, clipped to [0, 1]."""
+    model = KNOWN_NOISE[name].draw(1, torch.Generator())
+    chi = model.chi.item()
     if chi < math.inf:  # a multiple of Poisson noise is not Poisson noise
         counts = torch.poisson(clean * chi, generator=rng)
         return (clean + strength * (counts / chi - clean)).clamp(0, 1)
-    model = NoiseModel(torch.tensor([strength * sigma / 255]), torch.tensor([math.inf]))
-    return add_noise(clean, model, rng, known_correlation(neighbour) if neighbour else None)
+    scaled = NoiseModel(strength * model.sigma, model.chi)
+    neighbour = KNOWN_CORRELATIONS.get(name)
+    return add_noise(clean, scaled, rng, known_correlation(neighbour) if neighbour else None)
 
 
 def summary(ratios: Sequence[float]) -> str:
@@ -76,8 +63,8 @@ def summary(ratios: Sequence[float]) -> str:
 
 def by_strength(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -> Iterator[Row]:
     rng = torch.Generator().manual_seed(seed)
-    references = [nt.embed(noisy(centre(photo, 256), name, rng)) for photo in photos]
-    targets = [centre(photo, 192) for photo in photos]
+    references = [nt.embed(noisy(middle(photo, 256), name, rng)) for photo in photos]
+    targets = [middle(photo, 192) for photo in photos]
     targets = {"grey": [GREY] * len(photos), "photographs": targets[1:] + targets[:1]}
     for where, images in targets.items():
         row: Row = {"noise": name, "on": where}
@@ -94,13 +81,13 @@ def by_size(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -
     rng = torch.Generator().manual_seed(seed)
     ratios: dict[int, list[float]] = {size: [] for size in SIZES[1:]}
     for photo in photos:
-        image = noisy(centre(photo, SIZES[-1]), name, rng)
+        image = noisy(middle(photo, SIZES[-1]), name, rng)
         tops, lefts = ([i * (n - 64) // 3 for i in range(4)] for n in image.shape[-2:])
         small = [image[..., y : y + 64, x : x + 64] for y in tops for x in lefts]
         base = statistics.mean(deviation(nt, GREY, nt.embed(part), rng) for part in small)
         for size in SIZES[1:]:
             if max(image.shape[-2:]) >= size:
-                z = nt.embed(centre(image, size))
+                z = nt.embed(middle(image, size))
                 ratios[size].append(deviation(nt, GREY, z, rng) / base)
     return {"noise": name} | {str(size): summary(r) for size, r in ratios.items() if r}
 
@@ -108,7 +95,6 @@ def by_size(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -
 def deviation(
     nt: NoiseTransfer, clean: Tensor, z: Tensor, rng: torch.Generator, strength: float = 1.0
 ) -> float:
-    clean = clean
     return (nt.generate(clean, z, normal_noise(rng), strength) - clean).std().item()
 
 
@@ -123,9 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     require(bool(images), f"{c.photos}: holds no images")
     photos = [integer_to_float(image)[None] for image in images]
     print_machine()
-    strengths = [row for name in NOISES for row in by_strength(nt, photos, name, c.seed)]
+    strengths = [row for name in KNOWN_NOISE for row in by_strength(nt, photos, name, c.seed)]
     print_table("Deviation over that of true noise of so many times the strength", strengths)
-    sizes = [by_size(nt, photos, name, c.seed) for name in NOISES]
+    sizes = [by_size(nt, photos, name, c.seed) for name in KNOWN_NOISE]
     print_table("Deviation over that from references of 64 pixels, by the reference's size", sizes)
     write_json(c.json, {"strength": strengths, "size": sizes})
 

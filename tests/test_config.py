@@ -264,7 +264,7 @@ WITHOUT_TORCH = ["ablate", "demo", "denoise", "inspect_references", "supp_tbl", 
 
 
 @pytest.mark.parametrize("script", WITHOUT_TORCH)
-def test_help_and_mistakes_wait_for_no_torch_and_help_names_what_is_required(script: str) -> None:
+def test_help_needs_no_torch_and_names_what_is_required(script: str) -> None:
     """torch takes seconds and most of a gigabyte to import."""
     code = "import runpy, sys; script = sys.argv.pop(1)\n"
     code += "try: runpy.run_module(script, run_name='__main__', alter_sys=True)\n"
@@ -277,6 +277,8 @@ def test_help_and_mistakes_wait_for_no_torch_and_help_names_what_is_required(scr
     shown = run("--help")
     assert shown.returncode == 0, shown.stderr
     usage = " ".join(shown.stdout.partition("\n\n")[0].split())
-    for name in NEEDED.get(script, []):
-        assert f"--{name} {name.upper()}" in usage
-    assert run("--no-such-flag").returncode == 2
+    for name in ("input", "output", "reference"):
+        assert (f" --{name} {name.upper()}" in usage) == (name in NEEDED.get(script, []))
+    mistyped = run("--no-such-flag")
+    assert mistyped.returncode == 2
+    assert "Assertion" not in mistyped.stderr

@@ -38,7 +38,7 @@ class Config:
     """Write data sets, statistics and findings there as well."""
 
 
-if __name__ == "__main__":  # --help and mistakes do not wait for torch, which takes seconds
+if __name__ == "__main__":  # --help and mistyped flags do not wait for torch: seconds
     parse(Config)
 
 import torch
