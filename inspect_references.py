@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in tqdm(paths, unit="photo"):
         with guard(path, skipped, c.output):
             pixels, tags = read_in_memory(path)
-            z = embed_photo(network, path, pixels)[0].cpu().numpy()
+            z = network.direction(embed_photo(network, path, pixels))[0].cpu().numpy()
             noise = blind_noise(pixels)
             warned = warn(bank, z, noise.flat) if bank else []
             name = path.relative_to(c.folder) if c.folder.is_dir() else Path(path.name)

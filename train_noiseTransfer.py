@@ -123,6 +123,9 @@ class Config(RunSettings):
     weight_decay: float = 1e-7
     ema: float = 0.0
     """Decay per step of the averaged generator that is saved and validated; 0: the last (paper)."""
+    levels: int = 0
+    """After the last step: batches on which levels.pt is fitted, what puts right how strong the
+    noise is at each intensity. With --init and --epochs 0 nothing else is done."""
 
 
 # Groups of loss terms, for the ablations below.
@@ -198,11 +201,12 @@ if __name__ == "__main__":  # --help and mistyped flags do not wait for torch: s
     exit_on_user_error(partial(parse, Config, presets=PRESETS, debug=DEBUG, ablations=ABLATIONS))
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
+from tqdm import trange
 
 from data.augment import SceneDistribution
 from data.items import GeneratorItems, SyntheticItems, Triplet
@@ -239,11 +243,13 @@ from models.losses import (
     statistics_loss,
 )
 from models.noise_transfer import (
+    GAINS,
     HEAD,
     KeyQueue,
     NoiseTransfer,
     momentum_update,
 )
+from training.levels import fit_levels, observe
 from training.run import TrainingRun
 from utils.checkpoint import load_weights
 from utils.config import at_least, check_training, print_config, provenance
@@ -553,6 +559,11 @@ def learning_rate(c: Config, step: int) -> float:
     return c.lr * warm_up_cosine(step - c.encoder_steps, total - c.encoder_steps, c.warm_up)
 
 
+def level_sizes(c: Config) -> tuple[int, ...]:
+    """Of the references in `add_levels`."""
+    return (c.patch, 2 * c.patch) if c.levels else ()
+
+
 def open_items(c: Config, device: torch.device) -> GeneratorItems:
     pairs, photos = find_pairs_and_photos(
         c.train_images, c.pairs, c.photos, sample_cache=c.sample_cache
@@ -563,7 +574,7 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
         correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
         scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
     )
-    largest = max((c.patch, *c.embedded_sizes))
+    largest = max((c.patch, *c.embedded_sizes, *level_sizes(c)))
     real = open_real_items(
         pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
     )
@@ -590,6 +601,20 @@ def export(s: State, c: Config, folder: Path) -> NoiseTransfer:
     )  # fmt: skip
     encoder, head = copy.deepcopy(s.encoder_k), copy.deepcopy(s.statistics)
     return NoiseTransfer(encoder, generator, patch, c.inject_noise, margin, head)
+
+
+def add_levels(
+    c: Config, transfer: NoiseTransfer, items: GeneratorItems, device: torch.device
+) -> None:
+    """Fit what corrects the exported generator's strength at each intensity (docs/method.md 9)."""
+    items = GeneratorItems(items.synthetic, items.real, items.p_real, level_sizes(c))
+
+    def batches() -> Iterator[tuple[Triplet, NoiseSource]]:
+        for i in trange(c.levels, desc="levels", unit="batch", disable=None):
+            rng = randomness(c.seed, i, 2, device=device)
+            yield items.triplets(c.batch, rng), noise_source(c, rng)
+
+    save_weights(fit_levels(observe(transfer, batches()), c.seed), c.run_dir / GAINS)
 
 
 def show(run: TrainingRun, transfer: NoiseTransfer, batch: Triplet, noise: NoiseSource) -> None:
@@ -643,7 +668,9 @@ def train(c: Config, device: torch.device) -> None:
             if run.save_if_best([-d for d in distances]):
                 export(s, c, c.run_dir / "best")
         if is_first():
-            export(s, c, c.run_dir)
+            transfer = export(s, c, c.run_dir)
+            if c.levels and s.step >= c.steps:
+                add_levels(c, transfer, items, device)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -651,7 +678,7 @@ def main(argv: list[str] | None = None) -> None:
     if c.dry_run:
         print_config(c)
         return
-    check_training(c)
+    check_training(c, epochs=0 if c.init and c.levels else 1)
     require(
         c.patch >= MIN_REFERENCE and c.patch % 4 == 0,
         f"--patch {c.patch}: at least {MIN_REFERENCE}, divisible by 4",
@@ -679,8 +706,9 @@ def main(argv: list[str] | None = None) -> None:
         require(0 <= p <= 1, f"--{name.replace('_', '-')} {p}: expected a share from 0 to 1")
     require(0 <= c.momentum < 1, f"--momentum {c.momentum}: expected 0 to less than 1")
     at_least(
-        c, draw_together=1, embed_dim=1, encoder_steps=0, second_draw_steps=0, signal_dependence=0
-    )
+        c, draw_together=1, embed_dim=1, encoder_steps=0, second_draw_steps=0, signal_dependence=0,
+        levels=0,
+    )  # fmt: skip
     require(
         any((c.w_gan, c.w_fm_gan, c.w_consistency, c.w_contra_adv, c.w_fm_noise))
         or matches_moments(c),

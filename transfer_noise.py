@@ -119,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     network = NoiseTransfer.from_checkpoint(weights, device, c.reference_patch)
     references, errors = embed(network, paths, open_bank(weights, network))
     if c.use == "mean" and len(references) > 1:
-        mean = sum(r.z for r in references)
-        references = [references[0]._replace(name="mean", z=mean / mean.norm())]
+        mean = network.mean([r.z for r in references])
+        references = [references[0]._replace(name="mean", z=mean)]
 
     def variants(key: int) -> list[Variant]:
         found = []
@@ -215,7 +215,9 @@ def embed(
             z = embed_photo(network, path, pixels)
             found.append(Reference(name, z, crop(pixels)))
             if bank is not None:
-                for warned in warn(bank, z[0].cpu().numpy(), blind_noise(pixels).flat):
+                for warned in warn(
+                    bank, network.direction(z)[0].cpu().numpy(), blind_noise(pixels).flat
+                ):
                     print(f"warning: {path}: {warned.text}", file=sys.stderr)
         except UserError as error:
             errors.append(str(error))

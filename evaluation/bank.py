@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         pixels = read(photo)
         flat.append(blind_noise(pixels).flat)
         image = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(device)
-        embeddings.append(network.embed(image)[0].cpu().numpy())
+        embeddings.append(network.direction(network.embed(image))[0].cpu().numpy())
     bank = Bank.build(
         np.stack(embeddings),
         [photo.kind for photo in photos],

@@ -75,7 +75,8 @@ def noise_section(
         }
         clean, real = clean[0].cpu(), real[0].cpu()
         samples.append(NoiseSample(test_set.image_name(i), clean, real, real, generated))
-    embeddings = [transfer.embed(test_set[i][1][None].to(device))[0].cpu() for i in range(count)]
+    embedded = (transfer.embed(test_set[i][1][None].to(device)) for i in range(count))
+    embeddings = [transfer.direction(one)[0].cpu() for one in embedded]
     groups = [test_set.kind(i) or test_set.image_name(i) for i in range(count)]
     return NoiseSection(test_set.title, samples, torch.stack(embeddings).numpy(), groups)
 

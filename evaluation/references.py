@@ -41,7 +41,7 @@ class BlindNoise(NamedTuple):
 
 
 def embed_photo(network: NoiseTransfer, path: Path, pixels: np.ndarray) -> torch.Tensor:
-    """(1, d) of a reference (H, W, 3) uint8 or uint16; UserError, naming `path`, for its size."""
+    """Of a reference (H, W, 3) uint8 or uint16; UserError, naming `path`, for its size."""
     device = next(network.parameters()).device
     whole = 0 if network.reference_patch else 2 * bytes_per_pixel(network.key_encoder)
     height, width, _ = pixels.shape

@@ -3,6 +3,7 @@
 Equations: docs/method.md 3 and 4.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from models.embedding import Pooling, StatisticsHead, share_of_intensities, spre
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, no_noise
 from models.layers import NoiseSource, shared_spectral_norm
+from models.levels import LevelGain, Windows, measured_levels, windows
 from utils.checkpoint import load_state, load_weights
 from utils.errors import UserError
 from utils.memory import memory_named
@@ -35,7 +37,7 @@ except ImportError:  # all but two methods do without
 
 ROUNDING = 1e-3  # that values may lie outside [0, 1], as after a resize
 WHOLE, CARD = "model.safetensors", "README.md"  # as the Hub calls them
-HEAD = "statistics.pt"
+HEAD, GAINS = "statistics.pt", "levels.pt"
 
 
 class KeyQueue(nn.Module):
@@ -112,10 +114,11 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         inject_noise: bool = True,
         margin: int = 0,
         statistics: StatisticsHead | None = None,
+        levels: LevelGain | None = None,
     ) -> None:
         super().__init__()
         self.key_encoder, self.generator = key_encoder, generator
-        self.pooling = Pooling(statistics)
+        self.pooling, self.levels = Pooling(statistics), levels
         self.reference_patch, self.inject_noise = reference_patch, inject_noise
         self.margin = margin
         self.card: str | None = None  # README.md of the weights, which goes where they go
@@ -132,8 +135,8 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         device: torch.device | str = "cpu",
         reference_patch: int | None = None,
     ) -> Self:
-        """From a folder with `encoder_k.pt`, `VUNet.pt` and, if there was a head, `statistics.pt`;
-        or without them `model.safetensors`.
+        """From a folder with `encoder_k.pt`, `VUNet.pt` and, if there were any, `statistics.pt` and
+        `levels.pt`; or without them `model.safetensors`.
 
         Width, d and depth are read off the files. reference_patch: pixels, 0 for references
         embedded whole; None: what transfer.json beside them says, see TransferSettings.
@@ -163,11 +166,16 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
                 f"{folder}: encoder_k.pt embeds into {encoder.embed_dim} dimensions, VUNet.pt "
                 f"expects {generator.embed_dim}; take both from one training run"
             )
-        statistics = None
-        head = (folder / WHOLE, "pooling.head") if whole else (folder / HEAD,)
-        if head[0].is_file() and (not whole or load_state(*head)):
-            statistics = StatisticsHead(encoder.embed_dim)
-            load_weights(statistics, *head)
+        extra = []
+        for part, network, file in (
+            ("pooling.head", StatisticsHead, HEAD),
+            ("levels", LevelGain, GAINS),
+        ):
+            source = (folder / WHOLE, part) if whole else (folder / file,)
+            there = source[0].is_file() and (not whole or bool(load_state(*source)))
+            extra.append(network(encoder.embed_dim) if there else None)
+            if there:
+                load_weights(extra[-1], *source)
         settings = TransferSettings.read(folder)
         if reference_patch is None:
             reference_patch = settings.reference_patch
@@ -177,7 +185,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             )
         network = cls(
             encoder, generator, reference_patch or None, settings.inject_noise, settings.margin,
-            statistics,
+            *extra,
         )  # fmt: skip
         if (folder / CARD).is_file():
             network.card = (folder / CARD).read_text(encoding="utf-8", errors="replace")
@@ -198,7 +206,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
                 raise UserError(
                     f"{name}: no such folder; for the Hub's, pip install huggingface_hub"
                 ) from error
-            files = [WHOLE, "encoder_k.pt", "VUNet.pt", HEAD, FILE, CARD]
+            files = [WHOLE, "encoder_k.pt", "VUNet.pt", HEAD, GAINS, FILE, CARD]
             name = snapshot_download(str(name), allow_patterns=files, **download)
         return cls.from_checkpoint(name, device)
 
@@ -212,12 +220,25 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         if self.card and not (save_directory / CARD).exists():
             (save_directory / CARD).write_text(self.card, encoding="utf-8")
 
+    @property
+    def embed_dim(self) -> int:
+        return self.generator.embed_dim
+
     @torch.no_grad()
     def embed(self, reference: Tensor) -> Tensor:
-        """Noisy reference (B, 3, H, W), at least 16 pixels a side -> unit z (B, d).
+        """Noisy reference (B, 3, H, W), at least 16 pixels a side -> unit z (B, d), and with
+        `levels`, behind it, the curve of log gains: (B, d + CURVE).
 
         In [0, 1], or uint8 or uint16 of full range, of which only the patches become floats.
         """
+        if self.levels is None:
+            return self.look(reference, measure=False)[0]
+        z, measured = self.look(reference)
+        return torch.cat([z, self.levels(z, measured)], dim=1)
+
+    @torch.no_grad()
+    def look(self, reference: Tensor, measure: bool = True) -> tuple[Tensor, Tensor | None]:
+        """As `embed` -> unit z (B, d), measured_levels (B, 2 BINS)."""
         check_shape(reference)
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(
@@ -229,20 +250,35 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         height, width = patches[0].shape[-2:]
         doing = f"embedding {len(patches) * len(reference)} references of {width}x{height} pixels"
         advice = "give smaller or fewer of them (--reference-patch, --batch), or --gpu cpu"
+        z, shares, seen = [], [], []
         with (
             memory_named(reference.device, doing, advice),
             shared_spectral_norm(self.key_encoder),
         ):
-            if not patches[1:]:
-                return self.key_encoder.embed(_to_float(reference))[1]
-            z, shares = [], []
             # Some at a time: the feature maps of all would be the peak of a whole transfer.
             for i in range(0, len(patches), 16):
                 some = torch.cat([_to_float(patch) for patch in patches[i : i + 16]])
                 z.append(self.key_encoder.embed(some)[1])
                 shares.append(share_of_intensities(some))
-        each = (len(patches), len(reference), -1)
-        return self.pooling(torch.cat(z).view(each), torch.cat(shares).view(each))
+                if measure:
+                    seen.append(windows(some))
+        each = (len(patches), len(reference))
+        z, shares = (torch.cat(x).unflatten(0, each) for x in (z, shares))
+        z = self.pooling(z, shares) if patches[1:] else z[0]
+        if not measure:
+            return z, None
+        parts = (torch.cat(x).unflatten(0, each) for x in zip(*seen, strict=True))
+        return z, measured_levels(Windows(*(x.permute(1, 2, 0, 3).flatten(2) for x in parts)))
+
+    def direction(self, embedding: Tensor) -> Tensor:
+        """The unit z (..., d) of `embed`'s result: what the encoder says, and what is compared."""
+        return embedding[..., : self.embed_dim]
+
+    def mean(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Of `embed`'s results, (B, ...) each: the mean direction, and of the curves the mean."""
+        mean = torch.stack(list(embeddings)).mean(0)
+        z, curve = mean[:, : self.embed_dim], mean[:, self.embed_dim :]
+        return torch.cat([F.normalize(z), curve], dim=1)
 
     @torch.no_grad()
     def generate(
@@ -252,7 +288,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         noise: NoiseSource | None = None,
         strength: float | Tensor = 1.0,
     ) -> Tensor:
-        """clean (B, 3, H, W) in [0, 1], z (B, d) or (1, d) -> noisy image, clipped to [0, 1].
+        """clean (B, 3, H, W) in [0, 1], z of `embed`, of each or one -> noisy, clipped to [0, 1].
 
         strength: factor of the noise, one or (B, 1, 1, 1). Its deviation and its mean are scaled,
         exactly; not its correlation, nor the way it depends on the intensity, as another ISO would
@@ -262,12 +298,15 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
         check_shape(clean)
         height, width = clean.shape[-2:]
         noise = noise if self.inject_noise else no_noise
+        z = z.expand(len(clean), -1)
         x = pad_to_multiple(clean, 4)
         margin = min(self.margin, (min(x.shape[-2:]) - 1) // 4 * 4)  # what there is to be mirrored
         x = F.pad(x, (margin,) * 4, mode="reflect") if margin else x
         with shared_spectral_norm(self.generator):
-            residual = self.generator(x, z.expand(len(clean), -1), noise)
+            residual = self.generator(x, z[:, : self.embed_dim], noise)
         residual = residual[..., margin : margin + height, margin : margin + width]
+        if self.levels is not None:
+            residual = residual * self.levels.gain(z[:, self.embed_dim :], clean)
         return (clean + strength * residual).clamp(0, 1)  # Eq. 3.3
 
     def forward(self, clean: Tensor, reference: Tensor, noise: NoiseSource | None = None) -> Tensor:

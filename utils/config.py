@@ -122,11 +122,13 @@ def print_config(config: Any) -> None:
         print(f"{name} = {value}")
 
 
-def check_training(c: Any) -> None:
-    """UserError for a training script's numbers that make no sense, before anything is opened."""
+def check_training(c: Any, epochs: int = 1) -> None:
+    """UserError for a training script's numbers that make no sense, before anything is opened.
+
+    epochs: at least."""
     at_least(
-        c, seed=0, width=1, batch=1, grad_accum=1, epochs=1, steps_per_epoch=1, warm_up=0, keep=1,
-        skip_nonfinite=0, log_every=1, val_limit=1, weight_decay=0, max_minutes=0,
+        c, seed=0, width=1, batch=1, grad_accum=1, epochs=epochs, steps_per_epoch=1, warm_up=0,
+        keep=1, skip_nonfinite=0, log_every=1, val_limit=1, weight_decay=0, max_minutes=0,
     )  # fmt: skip
     require(0 < c.lr < math.inf, f"--lr {c.lr}: expected a number above 0")
     require(0 <= c.ema < 1, f"--ema {c.ema}: expected 0 (none) to less than 1, such as 0.999")
