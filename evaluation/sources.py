@@ -13,7 +13,7 @@ from data.sample import write_sample
 from data.sidd import VALIDATION_SETS
 from data.test_sets import CleanTestSet, PairedTestSet, find_test_sets
 from models.denoisers import denoiser_from_checkpoint
-from models.noise_transfer import NoiseTransfer
+from models.noise_transfer import GAINS, HEAD, NoiseTransfer
 from utils.errors import UserError
 
 
@@ -35,7 +35,9 @@ def open_generator(
 
 
 def generator_files(folder: Path) -> list[Path]:
-    return [folder / "VUNet.pt", folder / "encoder_k.pt"]
+    """The two that must be there, and those that may be."""
+    extra = [file for name in (HEAD, GAINS) if (file := folder / name).is_file()]
+    return [folder / "VUNet.pt", folder / "encoder_k.pt", *extra]
 
 
 def open_denoisers(

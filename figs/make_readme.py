@@ -28,6 +28,7 @@ from pathlib import Path
 
 import supp_tbl
 from figs import make_akld, make_cost, make_transfer
+from models.noise_transfer import GAINS
 from utils.checkpoint import sha256
 from utils.config import parse
 from utils.errors import UserError, exit_on_user_error
@@ -184,9 +185,12 @@ def weights_table(ckpts: Path) -> str:
     """Steps and minutes of each file's training, its checksum, and what transfer.json tells."""
     lines = ["| file | steps | minutes | sha256 |", "| --- | ---: | ---: | --- |"]
     for file in sorted(ckpts.rglob("*.pt")):
-        steps, minutes = training(file)
+        budget = "- | -"  # fitted after the training, see the page's Commands
+        if file.name != GAINS:
+            steps, minutes = training(file)
+            budget = f"{steps:,} | {minutes:.1f}"
         name = file.relative_to(ckpts).as_posix()
-        lines.append(f"| `{name}` | {steps:,} | {minutes:.1f} | `{sha256(file)}` |")
+        lines.append(f"| `{name}` | {budget} | `{sha256(file)}` |")
     settings = json.loads((ckpts / "NT/transfer.json").read_text())
     patch = settings["reference_patch"]
     how = f"in patches of {patch} pixels" if patch else "whole"

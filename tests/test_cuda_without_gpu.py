@@ -25,6 +25,7 @@ from models import NoiseEncoder, NoiseGenerator, NoiseTransfer, build_denoiser
 from models.embedding import StatisticsHead
 from models.generator import per_image_noise
 from models.layers import SNConvTranspose2d
+from models.levels import LevelGain
 from tests.fake_cuda import CUDA, FakeCuda, fake_cuda
 from training.denoisers import State, open_transfer
 from utils import metrics
@@ -50,7 +51,8 @@ def images(*shape: int) -> Tensor:
 def transfer_on_cuda() -> NoiseTransfer:
     # as train_noiseTransfer.export makes it, of what is on the device
     parts = (part.to(CUDA) for part in (NoiseEncoder(4, 8), NoiseGenerator(4, 8)))
-    return NoiseTransfer(*parts, statistics=StatisticsHead(8).to(CUDA)).requires_grad_(False)
+    more = dict(statistics=StatisticsHead(8).to(CUDA), levels=LevelGain(8).to(CUDA))
+    return NoiseTransfer(*parts, **more).requires_grad_(False)
 
 
 def assert_all_on_cuda(s: nn.Module) -> None:

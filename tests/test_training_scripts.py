@@ -23,6 +23,7 @@ import train_noiseTransfer as NT
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.denoisers import denoiser_from_checkpoint
 from models.layers import SpectralWeight
+from models.levels import CURVE
 from tests.helpers import Items, equal_states, images
 from training.run import TrainingRun
 from utils.checkpoint import load_state
@@ -189,6 +190,25 @@ def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_p
     ]
     assert np.median(norms) == pytest.approx(1, abs=1e-4)
     assert max(norms) < 1.02
+
+
+def test_levels_after_a_training_and_of_weights_alone(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(NT, "fit_levels", functools.partial(NT.fit_levels, steps=10))
+    write_png(tmp_path / "photos/0.png", 40, 48, 0)
+    flags = ["--levels", "2", "--photos", str(tmp_path / "photos")]
+    flags += ["--train-images", str(tmp_path / "none")]
+    NT.main(command(NT, "--epochs", "1", *flags))
+    assert "levels.pt: strength at an intensity is off by" in capsys.readouterr().out
+    run, other = tmp_path / "run", tmp_path / "other"
+    alone = ["--init", str(run), "--epochs", "0", *flags, "--run-dir", str(other)]
+    NT.main(command(NT, *alone))
+    for folder in (run, other):
+        transfer = NoiseTransfer.from_checkpoint(folder)
+        assert transfer.embed(torch.rand(1, 3, 16, 16)).shape == (1, 8 + CURVE)
+    before, after = (load_state(folder / "VUNet.pt") for folder in (run, other))
+    assert all(torch.equal(before[key], after[key]) for key in before if "weight_orig" in key)
+    with pytest.raises(UserError, match="--epochs 0: expected 1 or more"):
+        NT.main(command(NT, "--epochs", "0", *flags))
 
 
 @pytest.mark.parametrize("denoiser", ["ridnet", "dncnn", "unet"])
