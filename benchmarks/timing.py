@@ -5,7 +5,6 @@ import os
 import platform
 import re
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,10 +98,7 @@ def _synchronize(device: torch.device) -> None:
 def machine() -> Row:
     """Hardware, threads, versions, commit and command; without the names of folders."""
     record = provenance()
-    module = getattr(sys.modules["__main__"], "__spec__", None)
-    words = ["-m", module.name] if module else [Path(sys.argv[0]).name]
-    command = " ".join(["python", *words, *sys.argv[1:]])
-    record["command"] = re.sub(r"(?<![^\s=])/\S*/(?=\S)", "", command)
+    record["command"] = re.sub(r"(?<![^\s=])/\S*/(?=\S)", "", record["command"])
     record["cpu"] = _cpu_name()
     record["cores"] = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     record["threads"] = torch.get_num_threads()

@@ -281,4 +281,8 @@ def test_help_needs_no_torch_and_names_what_is_required(script: str) -> None:
         assert (f" --{name} {name.upper()}" in usage) == (name in NEEDED.get(script, []))
     mistyped = run("--no-such-flag")
     assert mistyped.returncode == 2
+    if "." in script:  # one that is run by -m
+        words = [sys.executable, "-m", script, "--no-such-flag"]
+        shown = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert f"python -m {script} --help" in " ".join(shown.stderr.split())
     assert "Assertion" not in mistyped.stderr

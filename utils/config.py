@@ -99,7 +99,15 @@ def _usage(config: type) -> str:
         if f.default is f.default_factory is dataclasses.MISSING
         and get_origin(f.type) is not Annotated  # Positional: tyro names it
     )
-    return " ".join([Path(sys.argv[0]).name, *required])
+    return " ".join([program().replace("-m", "python -m"), *required])
+
+
+def program() -> str:
+    """What follows `python` on this command line: the script's name, or -m and the module's."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is None or Path(sys.argv[0]) != Path(module.origin):
+        return Path(sys.argv[0]).name
+    return f"-m {module.name.removesuffix('.__main__')}"
 
 
 def _typed(config: type, name: str, value: Any) -> Any:
@@ -219,7 +227,7 @@ def provenance() -> dict[str, Any]:
     # On the CPU of a machine that has a GPU, nothing has used CUDA, nor does this.
     gpu = torch.cuda.get_device_name() if torch.cuda.is_initialized() else None
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join(["python", program(), *sys.argv[1:]]),
         "commit": git_commit(),
         "hardware": gpu or f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
         "versions": versions,
