@@ -6,8 +6,8 @@
     python train_noiseTransfer.py --debug                     # a minute, exercises everything
 
 The same command resumes an interrupted run. The run folder ends up with VUNet.pt, encoder_q.pt
-and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`), best/ with those of the
-best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
+and encoder_k.pt (the weights that other scripts take by `--nt FOLDER`; levels.pt, with --levels),
+best/ with those of the best validation, checkpoints, config.json, stats.jsonl and tensorboard/.
 """
 
 import dataclasses

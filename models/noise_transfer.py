@@ -259,12 +259,13 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
             for i in range(0, len(patches), 16):
                 some = torch.cat([_to_float(patch) for patch in patches[i : i + 16]])
                 z.append(self.key_encoder.embed(some)[1])
-                shares.append(share_of_intensities(some))
+                if patches[1:]:
+                    shares.append(share_of_intensities(some))
                 if measure:
                     seen.append(windows(some))
         each = (len(patches), len(reference))
-        z, shares = (torch.cat(x).unflatten(0, each) for x in (z, shares))
-        z = self.pooling(z, shares) if patches[1:] else z[0]
+        z = torch.cat(z).unflatten(0, each)
+        z = self.pooling(z, torch.cat(shares).unflatten(0, each)) if patches[1:] else z[0]
         if not measure:
             return z, None
         parts = (torch.cat(x).unflatten(0, each) for x in zip(*seen, strict=True))
