@@ -222,6 +222,7 @@ from evaluation.measure import evaluate_transfer
 from models.embedding import StatisticsHead
 from models.encoder import NoiseEncoder
 from models.generator import NoiseGenerator, given_noise, no_noise, normal_noise
+from models.key_queue import KeyQueue, momentum_update
 from models.layers import (
     NoiseSource,
     compile_blocks,
@@ -243,13 +244,7 @@ from models.losses import (
     quantile_loss,
     statistics_loss,
 )
-from models.noise_transfer import (
-    GAINS,
-    HEAD,
-    KeyQueue,
-    NoiseTransfer,
-    momentum_update,
-)
+from models.noise_transfer import GAINS, HEAD, NoiseTransfer
 from training.levels import fit_levels, level_loss, observe
 from training.run import TrainingRun
 from utils.checkpoint import load_weights

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.key_queue import KeyQueue
 from models.losses import (
     adversarial_loss,
     consistency_loss,
     contrastive_loss,
     feature_matching_loss,
 )
-from models.noise_transfer import KeyQueue
 from tests.golden import recipe
 from tests.helpers import images
 

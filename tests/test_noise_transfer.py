@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models import NoiseEncoder, NoiseGenerator, NoiseTransfer
 from models.embedding import spread_patches
 from models.generator import no_noise, per_image_noise
-from models.noise_transfer import KeyQueue, momentum_update
+from models.key_queue import KeyQueue, momentum_update
 from tests.golden import recipe
 from tests.helpers import images
 from utils.errors import UserError
