@@ -31,7 +31,8 @@ class Windows(NamedTuple):
 
 
 def windows(noisy: Tensor) -> Windows:
-    """Immerkaer 1996, DOI 10.1006/cviu.1996.0060; of white noise, the energy is the variance."""
+    """Immerkaer 1996, DOI 10.1006/cviu.1996.0060; of white noise, the energy is the variance. Of
+    correlated noise it is less, by one factor: differences between windows stay."""
     x = noisy.float()
     rest = x[..., 2:, :] - 2 * x[..., 1:-1, :] + x[..., :-2, :]
     rest = (rest[..., 2:] - 2 * rest[..., 1:-1] + rest[..., :-2]) / 6

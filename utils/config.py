@@ -99,7 +99,8 @@ def _usage(config: type) -> str:
         if f.default is f.default_factory is dataclasses.MISSING
         and get_origin(f.type) is not Annotated  # Positional: tyro names it
     )
-    return " ".join([program().replace("-m", "python -m"), *required])
+    name = program()
+    return " ".join([*(["python"] if name.startswith("-m ") else []), name, *required])
 
 
 def program() -> str:
