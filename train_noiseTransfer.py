@@ -124,8 +124,8 @@ class Config(RunSettings):
     ema: float = 0.0
     """Decay per step of the averaged generator that is saved and validated; 0: the last (paper)."""
     levels: int = 0
-    """After the last step: batches on which levels.pt is fitted, what puts right how strong the
-    noise is at each intensity. With --init and --epochs 0 nothing else is done."""
+    """After the last step: items to which levels.pt is fitted, what puts right how strong the noise
+    is at each intensity. With --init and --epochs 0 nothing else is done."""
 
 
 # Groups of loss terms, for the ablations below.
@@ -164,7 +164,7 @@ PRESETS = {
     "small": LITE | dict(
         width=24, batch=64, patch=64, border=12, queue_size=2048, ema=0.998, precision="tf32",
         epochs=10, steps_per_epoch=2150, encoder_steps=13000, w_quantile=3.0, w_statistics=1.5,
-        second_draw_steps=4500, draw_together=8,
+        second_draw_steps=4500, draw_together=8, levels=16000,
     ),
     # The paper's networks, steps and terms, with ours beside them. Not run yet: it wants a GPU.
     "release": dict(encoder_steps=20000, reference_patch=96, **OUR_DATA, **OUR_TERMS),
@@ -282,6 +282,10 @@ RECIPE = Recipe(
     noise=NoiseModelDistribution(Config.noise_models, sigma=(0, 70), chi=(5, 100)),
     p_real_clean=0.2, blur=(21, 3.5),  # of patches from SIDD's clean images; against their noise
 )  # fmt: skip
+# How those of --levels are instead: more photon noise and white noise, some scenes of one colour.
+LEVEL_ITEMS = dict(p_real=0.5, noise_models=(0.2, 0.3, 0.2, 0.3), p_correlated=0.55)
+LEVEL_P_FLAT, LEVEL_BATCH = 0.15, 16
+LEVEL_SIZES = 1, 1, 2, 2, 4  # of the references, of which one is drawn a batch, in --patch
 
 
 SHOWN = "akld", "ks", "contraAcc_noisy", "error_log_std"  # beside the progress bar
@@ -556,20 +560,23 @@ def learning_rate(c: Config, step: int) -> float:
 
 
 def level_sizes(c: Config) -> tuple[int, ...]:
-    """Of the references in `add_levels`."""
-    return (c.patch, 2 * c.patch) if c.levels else ()
+    return tuple(n * c.patch for n in LEVEL_SIZES) if c.levels else ()
+
+
+def recipe_of(c: Config) -> Recipe:
+    return dataclasses.replace(
+        RECIPE,
+        noise=dataclasses.replace(RECIPE.noise, probabilities=c.noise_models),
+        correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
+        scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
+    )
 
 
 def open_items(c: Config, device: torch.device) -> GeneratorItems:
     pairs, photos = find_pairs_and_photos(
         c.train_images, c.pairs, c.photos, sample_cache=c.sample_cache
     )
-    recipe = dataclasses.replace(
-        RECIPE,
-        noise=dataclasses.replace(RECIPE.noise, probabilities=c.noise_models),
-        correlation=NoiseCorrelationDistribution(c.p_correlated) if c.p_correlated else None,
-        scenes=SceneDistribution(c.p_varied) if c.p_varied else None,
-    )
+    recipe = recipe_of(c)
     largest = max((c.patch, *c.embedded_sizes, *level_sizes(c)))
     real = open_real_items(
         pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
@@ -603,12 +610,17 @@ def add_levels(
     c: Config, transfer: NoiseTransfer, items: GeneratorItems, device: torch.device
 ) -> None:
     """Fit what corrects the exported generator's strength at each intensity (docs/method.md 9)."""
-    source = GeneratorItems(items.synthetic, items.real, items.p_real, level_sizes(c))
+    own = dataclasses.replace(c, **LEVEL_ITEMS)
+    synthetic = copy.copy(items.synthetic)
+    if synthetic:
+        synthetic.recipe = dataclasses.replace(recipe_of(own), p_flat=LEVEL_P_FLAT)
+    source = GeneratorItems(synthetic, items.real, own.p_real, level_sizes(c))
 
     def batches() -> Iterator[tuple[Triplet, NoiseSource]]:
-        for i in trange(c.levels, desc="levels", unit="batch", disable=None):
+        count = -(-c.levels // LEVEL_BATCH)
+        for i in trange(count, desc="levels", unit="batch", disable=None):
             rng = randomness(c.seed, i, 2, device=device)
-            yield source.triplets(c.batch, rng), noise_source(c, rng)
+            yield source.triplets(LEVEL_BATCH, rng), noise_source(c, rng)
 
     seen = observe(transfer, batches())
     levels = fit_levels(seen, c.seed)

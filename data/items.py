@@ -242,8 +242,14 @@ class SyntheticItems:
         return self._varied(patches, rng)
 
     def _varied(self, patches: Tensor, rng: Randomness) -> Tensor:
-        scenes = self.recipe.scenes
-        return patches if scenes is None else scenes.apply(patches, rng.choices)
+        r = self.recipe
+        if r.scenes is not None:
+            patches = r.scenes.apply(patches, rng.choices)
+        if r.p_flat:
+            flat = (torch.rand(len(patches), generator=rng.choices) < r.p_flat).to(patches.device)
+            mean = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
+            patches = torch.where(flat[:, None, None, None], mean, patches)
+        return patches
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         model, correlation = self.recipe.noise.draw(n, rng.choices), self.recipe.correlation

@@ -35,5 +35,7 @@ class Recipe:
     # Beyond the paper
     correlation: NoiseCorrelationDistribution | None = None
     """Of the synthetic noise, the same in both views."""
+    p_flat: float = 0.0
+    """Share of clean patches of synthetic items that become their mean colour."""
     scenes: SceneDistribution | None = None
     """How clean patches vary, of synthetic items and of resized pairs."""

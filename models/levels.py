@@ -5,6 +5,8 @@ which follows it, makes of photon noise what clipped Gaussian noise would be. Be
 weights with a levels.pt: docs/method.md 9, Eq. 9.17 to 9.20.
 """
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,26 +20,49 @@ EDGES = 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4
 BINS = len(EDGES) + 1
 KNOTS = 0.0, *EDGES, 1.0
 CURVE = 3 * len(KNOTS)  # numbers of a curve of gains, of three channels
-WINDOW = 6  # pixels a side
+MEASURED = 3 * BINS + 4  # numbers that measured_levels says of a channel
+FINE, BLOCK = 6, 8  # pixels a side of the windows, which overlap by half
 HIDDEN = 96
 
 
 class Windows(NamedTuple):
-    """Of images (B, 3, H, W) in [0, 1], in windows of WINDOW pixels: (B, 3, windows) each."""
+    """Of images (B, 3, H, W) in [0, 1], in windows: (B, 3, windows) each, energies being the mean
+    square of what is more noise than picture."""
 
-    energy: Tensor
-    """Mean square of what two second differences leave, which is noise more than picture."""
-    intensity: Tensor
+    fine: Tensor
+    """Energy of second differences in windows of FINE pixels: hardly any picture is in it, but of
+    correlated noise it is less than the variance, by a factor that is one for all windows."""
+    fine_intensity: Tensor
+    block: Tensor
+    """Energy beyond a plane in windows of BLOCK pixels: nearly the variance of any noise, and
+    more of the picture's texture."""
+    block_intensity: Tensor
 
 
 def windows(noisy: Tensor) -> Windows:
-    """Immerkaer 1996, DOI 10.1006/cviu.1996.0060; of white noise, the energy is the variance. Of
-    correlated noise it is less, by one factor: differences between windows stay."""
+    """The first by Immerkaer 1996, DOI 10.1006/cviu.1996.0060. Of white noise, both energies are
+    the variance."""
     x = noisy.float()
     rest = x[..., 2:, :] - 2 * x[..., 1:-1, :] + x[..., :-2, :]
     rest = (rest[..., 2:] - 2 * rest[..., 1:-1] + rest[..., :-2]) / 6
     both = rest.square(), x[..., 1:-1, 1:-1]
-    return Windows(*(F.avg_pool2d(y, WINDOW, WINDOW // 2).flatten(2) for y in both))
+    fine = (F.avg_pool2d(y, FINE, FINE // 2).flatten(2) for y in both)
+    mean = x.mean((2, 3), keepdim=True)
+    y = (x - mean).flatten(0, 1)[:, None]  # about 0, or the squares would be lost in rounding
+    planes = F.conv2d(y, plane_filters(x.device), stride=BLOCK // 2)
+    energy = F.avg_pool2d(y.square(), BLOCK, BLOCK // 2)[:, 0] * BLOCK**2
+    energy = (energy - planes.square().sum(1)).clamp_min(0) / (BLOCK**2 - 3)
+    intensity = planes[:, 0].unflatten(0, x.shape[:2]) / BLOCK + mean
+    return Windows(*fine, energy.unflatten(0, x.shape[:2]).flatten(2), intensity.flatten(2))
+
+
+@functools.cache
+def plane_filters(device: torch.device) -> Tensor:
+    """(3, 1, BLOCK, BLOCK): constant and two slopes of a block, orthonormal."""
+    one, slope = torch.ones(BLOCK), torch.arange(BLOCK) - (BLOCK - 1) / 2
+    one, slope = one / one.norm(), slope / slope.norm()
+    pairs = (one, one), (one, slope), (slope, one)
+    return torch.stack([torch.outer(*pair) for pair in pairs])[:, None].to(device)
 
 
 def in_bins(intensity: Tensor, edges: Sequence[float] = EDGES) -> Tensor:
@@ -48,43 +73,56 @@ def in_bins(intensity: Tensor, edges: Sequence[float] = EDGES) -> Tensor:
 
 
 def measured_levels(w: Windows) -> Tensor:
-    """(B, 2 BINS) of a reference: log deviation in each bin of the intensity, about that of all
-    windows, mean over the channels; then which bins have windows enough, as 0 and 1.
-
-    By the harmonic mean of the energies, in which windows with edges and texture hardly count.
+    """(B, 3, MEASURED) of a reference, in logarithms of the deviation: of the fine windows and of
+    the blocks, how each bin of the intensity is above the whole channel; then the channel's, about
+    10 of 255, and the mean of the three channels', of both; then the roots of the bins' shares.
     """
-    floor = (0.3 / 255) ** 2 + 0.02 * w.energy.mean(2, keepdim=True)
-    inverse = 1 / (w.energy + floor)
-    inside = in_bins(w.intensity)
-    count = inside.sum(3).permute(1, 2, 0)  # (B, 3, BINS)
-    mean = (inside * inverse).sum(3).permute(1, 2, 0) / count.clamp_min(1)
-    mean = torch.where(count > 0, mean, 1)
-    level = (inverse.mean(2, keepdim=True) / mean).log() / 2  # Eq. 9.17
-    seen = count.sum(1)
-    level = (level * count).sum(1) / (seen + 4)  # few windows: little is believed
-    shown = (seen >= 6).to(level.dtype)
-    return torch.cat([level * shown, shown], dim=1)
+    bins, wholes = [], []
+    for energy, intensity in (w[:2], w[2:]):
+        whole, level, count = _harmonic(energy, intensity)
+        bins.append((level - whole[..., None]) * count / (count + 4))  # few windows: less believed
+        whole = whole + math.log(25.5)
+        wholes += [whole, whole.mean(1, keepdim=True).expand_as(whole)]
+        if energy is w.fine:
+            share = (count / energy.shape[2]).sqrt()
+    return torch.cat([*bins, torch.stack(wholes, dim=2), share], dim=2)
+
+
+def _harmonic(energy: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log root of the harmonic means, in which windows with edges and texture hardly count: of
+    all windows (B, 3) and of each bin (B, 3, BINS); and the windows of each bin."""
+    floor = (0.3 / 255) ** 2 + 0.02 * energy.mean(2, keepdim=True)
+    inverse = 1 / (energy + floor)
+    inside = in_bins(intensity)
+    count = inside.sum(3).permute(1, 2, 0)
+    whole = inverse.mean(2)
+    level = (inside * inverse).sum(3).permute(1, 2, 0) / count.clamp_min(1)
+    level = torch.where(count > 0, level, whole[..., None])
+    return -whole.log() / 2, -level.log() / 2, count
 
 
 class LevelGain(nn.Module):
     """By how much the generator's noise is to be stronger at each intensity, from what it was told
-    and what was measured: a small network, which starts with no change."""
+    and what was measured: a small network, the same for the three channels but for what it adds to
+    each, which starts with no change."""
 
     def __init__(self, embed_dim: int) -> None:
         super().__init__()
         self.embed_dim = embed_dim
-        self.measured = nn.Linear(2 * BINS, CURVE, bias=False)
-        self.hidden = nn.Linear(embed_dim + 2 * BINS, HIDDEN)
-        self.last = nn.Linear(HIDDEN, CURVE)
-        for parameter in (self.measured.weight, *self.last.parameters()):
+        told, knots = embed_dim + MEASURED + 3, len(KNOTS)
+        self.hidden = nn.Linear(told, HIDDEN)
+        self.last = nn.Linear(HIDDEN, knots)
+        for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
         self.register_buffer("knots", torch.tensor(KNOTS), persistent=False)
+        self.register_buffer("channels", torch.eye(3), persistent=False)
 
     def forward(self, z: Tensor, measured: Tensor) -> Tensor:
-        """Unit z (B, d), measured_levels (B, 2 BINS) -> log gains (B, CURVE): at KNOTS, of red, of
-        green, of blue."""
-        told = torch.cat([z * self.embed_dim**0.5, measured], dim=1)
-        return self.measured(measured) + self.last(F.relu(self.hidden(told)))  # Eq. 9.18
+        """Unit z (B, d), measured_levels (B, 3, MEASURED) -> log gains (B, CURVE): at KNOTS, of
+        red, of green, of blue."""
+        told = z[:, None].expand(-1, 3, -1) * self.embed_dim**0.5
+        told = torch.cat([told, measured, self.channels.expand(len(z), 3, 3)], dim=2)
+        return self.last(F.relu(self.hidden(told))).flatten(1)  # Eq. 9.18
 
     def gain(self, curve: Tensor, intensity: Tensor) -> Tensor:
         """forward's curve (B, CURVE) between the knots, at intensity (B, 3, ...) in [0, 1] ->

@@ -209,7 +209,7 @@ class NoiseTransfer(nn.Module, PyTorchModelHubMixin):
 
     @torch.no_grad()
     def look(self, reference: Tensor, measure: bool = True) -> tuple[Tensor, Tensor | None]:
-        """As `embed` -> unit z (B, d), measured_levels (B, 2 BINS)."""
+        """As `embed` -> unit z (B, d), measured_levels (B, 3, MEASURED)."""
         check_shape(reference)
         if min(reference.shape[-2:]) < MIN_REFERENCE:
             raise ValueError(

@@ -19,7 +19,7 @@ from models.noise_transfer import NoiseTransfer
 # Bins of the clean intensity in which the noise is compared, of 255
 EDGES = 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 240
 FEWEST, ENOUGH = 16, 200  # pixels in a bin: to count at all, to count fully
-STEPS, BATCH, LR, WEIGHT_DECAY = 8000, 256, 2e-3, 0.2  # of AdamW, with a cosine
+STEPS, BATCH, LR, WEIGHT_DECAY = 8000, 256, 2e-3, 1.0  # of AdamW, with a cosine
 
 
 class Observed(NamedTuple):
@@ -28,7 +28,7 @@ class Observed(NamedTuple):
     z: Tensor
     """(N, d), of the reference"""
     measured: Tensor
-    """(N, 2 BINS), measured_levels of the reference"""
+    """(N, 3, MEASURED), measured_levels of the reference"""
     count: Tensor
     """(N, 3, bins): pixels of a channel whose clean intensity is in a bin"""
     real: Tensor
@@ -67,7 +67,7 @@ def level_loss(levels: LevelGain, items: Observed) -> Tensor:
 
 
 def fit_levels(items: Observed, seed: int, steps: int = STEPS) -> LevelGain:
-    """The gains of least level_loss, by AdamW; half a minute on a CPU core."""
+    """The gains of least level_loss, by AdamW; a minute on a CPU core."""
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
