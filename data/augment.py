@@ -59,6 +59,13 @@ def cutmix_mask(
     return (inside[0][:, :, None] & inside[1][:, None, :] & used[:, None, None]).unsqueeze(1)
 
 
+def some_flat(images: Tensor, p: float, generator: torch.Generator) -> Tensor:
+    """images (B, 3, H, W), of which a share p becomes its mean colour."""
+    flat = (torch.rand(len(images), generator=generator) < p).to(images.device)
+    mean = images.mean(dim=(2, 3), keepdim=True).expand_as(images)
+    return torch.where(flat[:, None, None, None], mean, images)
+
+
 def dequantise(clean: Tensor, noisy: Tensor, generator: torch.Generator) -> Tensor:
     """Undo 8-bit steps: add U(-0.5, 0.5)/255 where there is noise, and clip (method 4, real item).
 

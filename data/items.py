@@ -17,6 +17,7 @@ from data.augment import (
     draw_flip_turn,
     flip_turn,
     replace_rows,
+    some_flat,
 )
 from data.noise import NoiseCorrelation, add_noise, correlate
 from data.recipe import Recipe
@@ -245,11 +246,7 @@ class SyntheticItems:
         r = self.recipe
         if r.scenes is not None:
             patches = r.scenes.apply(patches, rng.choices)
-        if r.p_flat:
-            flat = (torch.rand(len(patches), generator=rng.choices) < r.p_flat).to(patches.device)
-            mean = patches.mean(dim=(2, 3), keepdim=True).expand_as(patches)
-            patches = torch.where(flat[:, None, None, None], mean, patches)
-        return patches
+        return some_flat(patches, r.p_flat, rng.choices) if r.p_flat else patches
 
     def triplets(self, n: int, rng: Randomness, reference_size: int | None = None) -> Triplet:
         model, correlation = self.recipe.noise.draw(n, rng.choices), self.recipe.correlation

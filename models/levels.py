@@ -22,7 +22,7 @@ KNOTS = 0.0, *EDGES, 1.0
 CURVE = 3 * len(KNOTS)  # numbers of a curve of gains, of three channels
 MEASURED = 3 * BINS + 4  # numbers that measured_levels says of a channel
 FINE, BLOCK = 6, 8  # pixels a side of the windows, which overlap by half
-HIDDEN = 96
+HIDDEN = 192
 
 
 class Windows(NamedTuple):
@@ -80,7 +80,7 @@ def measured_levels(w: Windows) -> Tensor:
     bins, wholes = [], []
     for energy, intensity in (w[:2], w[2:]):
         whole, level, count = _harmonic(energy, intensity)
-        bins.append((level - whole[..., None]) * count / (count + 4))  # few windows: less believed
+        bins.append((level - whole[..., None]) * count / (count + 4))  # Eq. 9.17
         whole = whole + math.log(25.5)
         wholes += [whole, whole.mean(1, keepdim=True).expand_as(whole)]
         if energy is w.fine:

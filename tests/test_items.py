@@ -493,6 +493,16 @@ def test_synthetic_items_share_correlation_and_vary_scenes(tmp_path: Path) -> No
     assert 0 <= dimmed.min() <= dimmed.max() <= 1
 
 
+def test_some_scenes_are_their_mean_colour(tmp_path: Path) -> None:
+    n, image = 200, photo_like(0, (64, 64))
+    photos = PatchSource(make_store(tmp_path, [image]), 64, CPU)
+    items = SyntheticItems(photos, Recipe(p_flat=0.3))
+    patches = items.clean_patches(n, rng())
+    mean = torch.from_numpy(image / 255).mean((0, 1)).float()
+    torch.testing.assert_close(patches.mean((2, 3)), mean.expand(n, 3), rtol=0, atol=1e-5)
+    assert_counts((patches.std((1, 2, 3)) < 1.01 * mean.std(correction=0)).sum(), 0.3, n)
+
+
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 1.0, 2.5])
 def test_each_image_is_blurred_by_its_own_gaussian(sigma: float) -> None:
     images = torch.rand(2, 3, 40, 48, generator=rng().choices)

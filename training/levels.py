@@ -19,7 +19,7 @@ from models.noise_transfer import NoiseTransfer
 # Bins of the clean intensity in which the noise is compared, of 255
 EDGES = 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 240
 FEWEST, ENOUGH = 16, 200  # pixels in a bin: to count at all, to count fully
-STEPS, BATCH, LR, WEIGHT_DECAY = 8000, 256, 2e-3, 1.0  # of AdamW, with a cosine
+STEPS, BATCH, LR, WEIGHT_DECAY = 8000, 256, 2e-3, 0.2  # of AdamW, with a cosine
 
 
 class Observed(NamedTuple):
