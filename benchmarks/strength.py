@@ -4,9 +4,10 @@
     python -m benchmarks.strength --photos FOLDER
 
 First table: deviation of generated noise over that of true noise of so many times the strength,
-clipped likewise, on a grey field and on photographs; each photograph, in turn, is the reference of
-the next. Second: deviation on a grey field from whole references over its mean from references of
-64 pixels of the same photograph. Means over the photographs, with the least and the largest.
+clipped likewise; on a grey field from noise on one, on photographs, each the reference of the next,
+and on a grey field from each photograph, which may hardly tell (a black one). Second: deviation on
+a grey field from whole references over its mean from references of 64 pixels of the same
+photograph. Means over the photographs, with the least and the largest.
 """
 
 import math
@@ -63,14 +64,21 @@ def summary(ratios: Sequence[float]) -> str:
 
 def by_strength(nt: NoiseTransfer, photos: Sequence[Tensor], name: str, seed: int) -> Iterator[Row]:
     rng = torch.Generator().manual_seed(seed)
-    references = [nt.embed(noisy(middle(photo, 256), name, rng)) for photo in photos]
+    grey = [GREY] * len(photos)
+    told = {
+        "a grey field": [nt.embed(noisy(image, name, rng)) for image in grey],
+        "photographs": [nt.embed(noisy(middle(photo, 256), name, rng)) for photo in photos],
+    }
     targets = [middle(photo, 192) for photo in photos]
-    targets = {"grey": [GREY] * len(photos), "photographs": targets[1:] + targets[:1]}
-    for where, images in targets.items():
-        row: Row = {"noise": name, "on": where}
+    for source, where, images in (
+        ("a grey field", "a grey field", grey),
+        ("photographs", "photographs", targets[1:] + targets[:1]),
+        ("photographs", "a grey field", grey),
+    ):
+        row: Row = {"noise": name, "of": source, "on": where}
         for strength in (0.5, 1.0, 2.0):
             ratios = []
-            for z, clean in zip(references, images, strict=True):
+            for z, clean in zip(told[source], images, strict=True):
                 true = noisy(clean, name, rng, strength) - clean
                 ratios.append(deviation(nt, clean, z, rng, strength) / true.std().item())
             row[f"x {strength:g}"] = summary(ratios)
