@@ -285,7 +285,8 @@ RECIPE = Recipe(
 # How those of --levels are instead: more photon noise and white noise, some scenes of one colour.
 LEVEL_ITEMS = dict(p_real=0.5, noise_models=(0.2, 0.3, 0.2, 0.3), p_correlated=0.55)
 LEVEL_P_FLAT, LEVEL_BATCH = 0.15, 16
-LEVEL_SIZES = 1, 1, 2, 2, 4  # of the references, of which one is drawn a batch, in --patch
+# Of their references, in --patch: one a batch is drawn of those that fit into every image.
+LEVEL_SIZES = 1, 1, 2, 2, 4
 
 
 SHOWN = "akld", "ks", "contraAcc_noisy", "error_log_std"  # beside the progress bar
@@ -559,10 +560,6 @@ def learning_rate(c: Config, step: int) -> float:
     return c.lr * warm_up_cosine(step - c.encoder_steps, total - c.encoder_steps, c.warm_up)
 
 
-def level_sizes(c: Config) -> tuple[int, ...]:
-    return tuple(n * c.patch for n in LEVEL_SIZES) if c.levels else ()
-
-
 def recipe_of(c: Config) -> Recipe:
     return dataclasses.replace(
         RECIPE,
@@ -577,7 +574,7 @@ def open_items(c: Config, device: torch.device) -> GeneratorItems:
         c.train_images, c.pairs, c.photos, sample_cache=c.sample_cache
     )
     recipe = recipe_of(c)
-    largest = max((c.patch, *c.embedded_sizes, *level_sizes(c)))
+    largest = max((c.patch, *c.embedded_sizes))
     real = open_real_items(
         pairs, c.patch, c.cache, device, recipe, largest=largest, white=c.white_pairs
     )
@@ -614,7 +611,9 @@ def add_levels(
     synthetic = copy.copy(items.synthetic)
     if synthetic:
         synthetic.recipe = dataclasses.replace(recipe_of(own), p_flat=LEVEL_P_FLAT)
-    source = GeneratorItems(synthetic, items.real, own.p_real, level_sizes(c))
+    smallest = min(int(store.sizes.min()) for store in items.stores)
+    sizes = [n * c.patch for n in LEVEL_SIZES if n * c.patch <= smallest]
+    source = GeneratorItems(synthetic, items.real, own.p_real, sizes)
 
     def batches() -> Iterator[tuple[Triplet, NoiseSource]]:
         count = -(-c.levels // LEVEL_BATCH)

@@ -194,7 +194,7 @@ def test_averaged_generator_is_saved_with_converged_spectral_norm(command, tmp_p
 
 def test_levels_after_a_training_and_of_weights_alone(command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(NT, "fit_levels", functools.partial(NT.fit_levels, steps=10))
-    write_png(tmp_path / "photos/0.png", 80, 72, 0)
+    write_png(tmp_path / "photos/0.png", 40, 48, 0)
     flags = ["--levels", "20", "--photos", str(tmp_path / "photos")]
     flags += ["--train-images", str(tmp_path / "none")]
     NT.main(command(NT, "--epochs", "1", *flags))
