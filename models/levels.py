@@ -5,7 +5,6 @@ which follows it, makes of photon noise what clipped Gaussian noise would be. Be
 weights with a levels.pt: docs/method.md 9, Eq. 9.17 to 9.20.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,22 +46,22 @@ def windows(noisy: Tensor) -> Windows:
     rest = (rest[..., 2:] - 2 * rest[..., 1:-1] + rest[..., :-2]) / 6
     both = rest.square(), x[..., 1:-1, 1:-1]
     fine = (F.avg_pool2d(y, FINE, FINE // 2).flatten(2) for y in both)
-    mean = x.mean((2, 3), keepdim=True)
-    y = (x - mean).flatten(0, 1)[:, None]  # about 0, or the squares would be lost in rounding
-    planes = F.conv2d(y, plane_filters(x.device), stride=BLOCK // 2)
-    energy = F.avg_pool2d(y.square(), BLOCK, BLOCK // 2)[:, 0] * BLOCK**2
-    energy = (energy - planes.square().sum(1)).clamp_min(0) / (BLOCK**2 - 3)
-    intensity = planes[:, 0].unflatten(0, x.shape[:2]) / BLOCK + mean
-    return Windows(*fine, energy.unflatten(0, x.shape[:2]).flatten(2), intensity.flatten(2))
+    blocks = x.unfold(2, BLOCK, BLOCK // 2).unfold(3, BLOCK, BLOCK // 2)
+    return Windows(*fine, *_beyond_a_plane(blocks))
 
 
-@functools.cache
-def plane_filters(device: torch.device) -> Tensor:
-    """(3, 1, BLOCK, BLOCK): constant and two slopes of a block, orthonormal."""
-    one, slope = torch.ones(BLOCK), torch.arange(BLOCK) - (BLOCK - 1) / 2
-    one, slope = one / one.norm(), slope / slope.norm()
-    pairs = (one, one), (one, slope), (slope, one)
-    return torch.stack([torch.outer(*pair) for pair in pairs])[:, None].to(device)
+def _beyond_a_plane(blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, 3, h, w, BLOCK, BLOCK) -> (B, 3, h w) mean square, by degrees of freedom; and mean.
+
+    Without products of matrices, which autocast and TF32 would round.
+    """
+    mean = blocks.mean((-2, -1), keepdim=True)
+    rest = blocks - mean
+    slope = torch.arange(BLOCK, device=blocks.device) - (BLOCK - 1) / 2
+    squares = BLOCK**2 * (BLOCK**2 - 1) / 12  # of the slope, over a block
+    for axis in (slope[:, None], slope):
+        rest = rest - axis * (rest * axis).sum((-2, -1), keepdim=True) / squares
+    return rest.square().sum((-2, -1)).flatten(2) / (BLOCK**2 - 3), mean.flatten(2)
 
 
 def in_bins(intensity: Tensor, edges: Sequence[float] = EDGES) -> Tensor:

@@ -19,12 +19,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 from data.items import blur_matrix
-from models.levels import plane_filters
 from models.losses import cosine_transform
 from utils.filters import _kernel_on
 
 CUDA = torch.device("cuda", 0)
-CACHES = _kernel_on, cosine_transform, blur_matrix, plane_filters  # of tensors, by device
+CACHES = _kernel_on, cosine_transform, blur_matrix  # of tensors, by device
 ATEN = torch.ops.aten
 WITHOUT_KERNEL = {  # memory, and what only looks like an operation
     ATEN.empty.memory_format, ATEN.empty_like.default, ATEN.empty_strided.default,
