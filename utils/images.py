@@ -121,6 +121,7 @@ def open_identified(path: Path) -> Iterator[ImageFile.ImageFile]:
 def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     """Pillow's image, of which the header is read and nothing decoded."""
     try:
+        _check_webp_canvas(file)
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:
         reason = str(error).partition(",")[0]
@@ -132,6 +133,18 @@ def _identify(file: BinaryIO, path: Path) -> ImageFile.ImageFile:
     if image.format == "TIFF" and image.mode in ("I", "F"):
         raise UserError(f"{path}: expected 8- or 16-bit pixels, found 32 bits; convert it to PNG")
     return image
+
+
+def _check_webp_canvas(file: BinaryIO) -> None:
+    """Pillow allocates it, twice, before it compares the size with its limit: where memory is short
+    a huge file would be called damaged."""
+    start = file.read(30)
+    file.seek(0)
+    if start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X":
+        width, height = (1 + int.from_bytes(start[i : i + 3], "little") for i in (24, 27))
+        if width * height > MAX_PIXELS:
+            message = f"Image size ({width * height} pixels) exceeds limit of {MAX_PIXELS} pixels"
+            raise Image.DecompressionBombError(message)
 
 
 def _is_animated(png: ImageFile.ImageFile) -> bool:
