@@ -74,17 +74,17 @@ def in_bins(intensity: Tensor, edges: Sequence[float] = EDGES) -> Tensor:
 def measured_levels(w: Windows) -> Tensor:
     """(B, 3, MEASURED) of a reference, in logarithms of the deviation: of the fine windows and of
     the blocks, how each bin of the intensity is above the whole channel; then the channel's, about
-    10 of 255, and the mean of the three channels', of both; then the roots of the bins' shares.
+    10 of 255, and the mean of the three channels', of both; then, of the fine windows, the roots of
+    the bins' shares.
     """
-    bins, wholes = [], []
+    bins, wholes, shares = [], [], []
     for energy, intensity in (w[:2], w[2:]):
         whole, level, count = _harmonic(energy, intensity)
         bins.append((level - whole[..., None]) * count / (count + 4))  # Eq. 9.17
         whole = whole + math.log(25.5)
         wholes += [whole, whole.mean(1, keepdim=True).expand_as(whole)]
-        if energy is w.fine:
-            share = (count / energy.shape[2]).sqrt()
-    return torch.cat([*bins, torch.stack(wholes, dim=2), share], dim=2)
+        shares.append((count / energy.shape[2]).sqrt())
+    return torch.cat([*bins, torch.stack(wholes, dim=2), shares[0]], dim=2)
 
 
 def _harmonic(energy: Tensor, intensity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
