@@ -20,3 +20,12 @@ def test_from_another_folder(tmp_path: Path) -> None:
         [sys.executable, "-c", CODE, str(ROOT)], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.stdout == "(1, 3, 20, 30) (1, 3, 20, 30) False\n", done.stderr
+
+
+def test_what_an_installation_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "setup.py", "egg_info"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "not installed but used from its folder" in done.stderr
+    assert done.stderr.count("\n") == 1
